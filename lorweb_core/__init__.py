@@ -1,0 +1,18 @@
+"""LoRWeB in pure PyTorch: images -> query -> mixing coefficients -> weight deltas -> canvas -> b'."""
+
+from .bank import BasisBank, BasisLayer
+from .canvas import CanvasGeometry
+from .coefficients import MixingCoefficients
+from .config import BankConfig, BankError
+from .lora import ComposedLoRA, TruncatedLoRA
+
+__all__ = [
+    "BankConfig",
+    "BankError",
+    "BasisBank",
+    "BasisLayer",
+    "CanvasGeometry",
+    "ComposedLoRA",
+    "MixingCoefficients",
+    "TruncatedLoRA",
+]

@@ -1,0 +1,304 @@
+"""Bank files: safetensors in the released layout, read and written; ours adds the configuration to the header.
+
+Keys are ``transformer.<diffusers module path>.<tensor>`` with the tensors of ``TENSORS``.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from .config import BankConfig, BankError, settings_from_header, settings_from_yaml
+from .query import QUERY_MODES
+
+PREFIX = "transformer."
+LORA_A, LORA_B, KEYS, TO_Q, BIAS = "lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight", "lora_up_bias"
+TENSORS = (LORA_A, LORA_B, KEYS, TO_Q, BIAS)
+_REQUIRED = (LORA_A, LORA_B, KEYS)
+_DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_ORDINARY_LORA = re.compile(
+    r"\.(lora_[AB](\.\w+)?\.weight|lora_(up|down)\.weight|lora\.(up|down)\.weight|hada_w1_a|lokr_w1)$"
+)
+
+Progress = Callable[[int, int], None]
+Shapes = dict[str, tuple[int, ...]]
+
+
+class BankFile:
+    """A safetensors file opened for reading; tensors are views of the memory-mapped file.
+
+    Raises:
+        BankError: when there is no such file, or it is not a complete safetensors file.
+    """
+
+    def __init__(self, path: str | os.PathLike):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise BankError(f"{self.path}: there is no such file")
+        try:
+            self._handle = safe_open(self.path, framework="pt", device="cpu")
+        except (SafetensorError, OSError) as error:
+            raise BankError(
+                f"{self.path}: not a readable safetensors file ({error}); it is {self.path.stat().st_size:,} bytes long, so"
+                " compare that with the source and download or copy it again"
+            ) from error
+        self.metadata: dict[str, str] = self._handle.metadata() or {}
+        self.names: list[str] = list(self._handle.keys())
+
+    def tensor(self, name: str) -> Tensor:
+        """The named tensor, not yet read from disk."""
+        return self._handle.get_tensor(name)
+
+    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
+        """(shape, safetensors dtype name) from the header alone."""
+        view = self._handle.get_slice(name)
+        return tuple(view.get_shape()), view.get_dtype()
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The shapes of a bank: ``layers[module path][tensor name]``, and the numbers that all layers share."""
+
+    layers: dict[str, Shapes]
+    num_loras: int
+    rank: int
+    key_dim: int
+    query_dim: int
+    has_projection: bool
+
+
+@contextmanager
+def naming(path: str | os.PathLike):
+    """Put the file's name before the message of any BankError raised inside."""
+    try:
+        yield
+    except BankError as error:
+        raise BankError(f"{path}: {error}") from error
+
+
+def read_layout(described: Mapping[str, tuple[tuple[int, ...], str]]) -> Layout:
+    """Group tensors by layer and check every shape against every other.
+
+    Args:
+        described: tensor name -> (shape, dtype name).
+
+    Raises:
+        BankError: naming the layer, what was expected and what was found.
+    """
+    layers = _group_by_layer(described)
+    first_name, first = next(iter(layers.items()))
+    _check_complete(first_name, first, has_projection=TO_Q in first)
+    num_loras, _, rank = _expect_dims(first_name, LORA_A, first[LORA_A], 3)
+    key_dim = _expect_dims(first_name, KEYS, first[KEYS], 2)[1]
+    has_projection = TO_Q in first
+    query_dim = _expect_dims(first_name, TO_Q, first[TO_Q], 2)[1] if has_projection else key_dim
+    layout = Layout(layers, num_loras, rank, key_dim, query_dim, has_projection)
+    for name, shapes in layers.items():
+        _check_complete(name, shapes, has_projection)
+        _check_shapes(name, shapes, layout, first_name)
+    return layout
+
+
+def _group_by_layer(described: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, Shapes]:
+    layers: dict[str, Shapes] = {}
+    strangers = []
+    for name, (shape, dtype) in described.items():
+        tensor = next((t for t in TENSORS if name.startswith(PREFIX) and name.endswith("." + t)), None)
+        if tensor is None:
+            strangers.append(name)
+            continue
+        layer = name[len(PREFIX) : -len(tensor) - 1]
+        if dtype not in _DTYPES:
+            raise BankError(f"layer {layer}: {tensor} is stored as {dtype}; expected one of {', '.join(_DTYPES)}")
+        layers.setdefault(layer, {})[tensor] = shape
+    if strangers:
+        raise BankError(_explain_strangers(strangers, bool(layers)))
+    if not layers:
+        raise BankError("the file holds no tensors")
+    return layers
+
+
+def _explain_strangers(names: list[str], some_known: bool) -> str:
+    if any(_ORDINARY_LORA.search(name) for name in names):
+        return f"this is an ordinary LoRA, not a bank (it holds {names[0]}); put it in models/loras and use the stock LoRA loader"
+    wanted = f"{PREFIX}<layer>.{{{', '.join(TENSORS)}}}"
+    if some_known:
+        return f"{len(names)} tensors are not part of a bank, such as {names[0]}; a bank holds only {wanted}"
+    return f"this is not a LoRWeB bank: expected tensors named {wanted}; found {names[0]} and {len(names) - 1} others"
+
+
+def _check_complete(layer: str, shapes: Shapes, has_projection: bool) -> None:
+    wanted = (*_REQUIRED, TO_Q) if has_projection else _REQUIRED
+    missing = [name for name in wanted if name not in shapes]
+    if missing:
+        raise BankError(
+            f"layer {layer}: {' and '.join(missing)} missing; the file is incomplete, get it again or retrain"
+        )
+    if not has_projection and TO_Q in shapes:
+        raise BankError(f"layer {layer}: has {TO_Q}, which the layers before it do not have; all layers must agree")
+
+
+def _expect_dims(layer: str, tensor: str, shape: tuple[int, ...], dims: int) -> tuple[int, ...]:
+    if len(shape) != dims or 0 in shape:
+        raise BankError(f"layer {layer}: {tensor} has shape {list(shape)}; expected {dims} dimensions, none of them 0")
+    return shape
+
+
+def _check_shapes(layer: str, shapes: Shapes, layout: Layout, first: str) -> None:
+    n, r, d, q = layout.num_loras, layout.rank, layout.key_dim, layout.query_dim
+    features_in = _expect_dims(layer, LORA_A, shapes[LORA_A], 3)[1]
+    features_out = _expect_dims(layer, LORA_B, shapes[LORA_B], 3)[2]
+    expected = {
+        LORA_A: (n, features_in, r),
+        LORA_B: (n, r, features_out),
+        KEYS: (n, d),
+        TO_Q: (d, q),
+        BIAS: (n, features_out),
+    }
+    for tensor, shape in shapes.items():
+        if shape != expected[tensor]:
+            raise BankError(
+                f"layer {layer}: {tensor} has shape {list(shape)}; expected {list(expected[tensor])}"
+                f" (N = {n}, rank {r}, key width {d} and query width {q} as in layer {first})"
+            )
+
+
+def resolve_config(layout: Layout, metadata: Mapping[str, str], yaml_path: Path | None) -> tuple[BankConfig, list[str]]:
+    """The configuration of a bank: header first, then the YAML beside it, then what shapes tell.
+
+    Returns:
+        The configuration, and the names of settings that neither file gave and that shapes cannot tell (defaults stand).
+
+    Raises:
+        BankError: when a setting contradicts the tensors.
+    """
+    settings, origin = settings_from_header(metadata), "the header"
+    if not settings and yaml_path is not None:
+        settings, origin = _read_yaml(yaml_path), yaml_path.name
+    shapes = {
+        "num_loras": layout.num_loras,
+        "rank": layout.rank,
+        "key_dim": layout.key_dim,
+        "query_dim": layout.query_dim,
+        "projection": "linear" if layout.has_projection else "none",
+    }
+    for name, found in shapes.items():
+        if settings.get(name, found) != found:
+            hint = (
+                ""
+                if origin == "the header"
+                else f"; if {origin} belongs to another bank, name this bank's file like the bank"
+            )
+            raise BankError(f"{origin} says {name} = {settings[name]!r}, but the tensors say {found!r}{hint}")
+    with naming(origin):
+        config = BankConfig(**{"query_mode": _likely_mode(layout.query_dim), **settings, **shapes})
+    parts = QUERY_MODES[config.query_mode].parts
+    if config.query_dim % parts:
+        raise BankError(
+            f"query mode {config.query_mode} needs {parts} equal parts, but the query width is {config.query_dim}"
+        )
+    return config, [name for name in ("softmax", "query_mode", "heads", "encoder") if name not in settings]
+
+
+def _likely_mode(query_dim: int) -> str:
+    """The paper's mode where three embeddings can fill the query, else the mode that uses all images in one width."""
+    return "cat-aa'b" if query_dim % 3 == 0 else "ca'-ca+cb"
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    import yaml
+
+    with naming(path.name):
+        try:
+            document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise BankError(f"not valid YAML ({error})") from error
+        return settings_from_yaml(document)
+
+
+def sibling_yaml(path: Path) -> Path | None:
+    """The configuration beside a bank: ``<bank>.yaml`` or, in a folder with one bank, ``config.yaml``."""
+    for candidate in (path.with_suffix(".yaml"), path.with_name("config.yaml")):
+        if candidate.is_file():
+            return candidate
+    return None
+
+
+def check_finite(layer: str, tensor_name: str, tensor: Tensor) -> None:
+    """Refuse NaN and Inf.
+
+    The sum is the fast test: it is finite only if every element is (up to float32 overflow, which the exact test settles).
+    """
+    if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
+        bad = int((~torch.isfinite(tensor)).sum())
+        raise BankError(
+            f"layer {layer}: {tensor_name} holds {bad} values that are NaN or infinite; the file is damaged or its training"
+            " diverged, use another checkpoint"
+        )
+
+
+def write_bank(
+    path: str | os.PathLike,
+    layers: Mapping[str, Mapping[str, Tensor]],
+    config: BankConfig,
+    extra: Mapping[str, str] | None = None,
+) -> None:
+    """Write a bank file: the released layout with the configuration in the safetensors header.
+
+    The file appears under its name only when it is complete.
+
+    Args:
+        layers: module path without "transformer." -> tensor name (one of ``TENSORS``) -> tensor.
+        extra: further header entries (strings), such as the training step.
+
+    Raises:
+        BankError: when the tensors do not make a bank, or contradict the configuration.
+    """
+    dtype_names = {dtype: name for name, dtype in _DTYPES.items()}
+    tensors = {
+        f"{PREFIX}{layer}.{name}": tensor.detach().contiguous()
+        for layer, named in layers.items()
+        for name, tensor in named.items()
+    }
+    with naming(path):
+        layout = read_layout({n: (tuple(t.shape), dtype_names.get(t.dtype, str(t.dtype))) for n, t in tensors.items()})
+        metadata = {"format": "pt", **(extra or {}), "lorweb_config": config.to_json()}
+        resolve_config(layout, metadata, None)
+    save_atomically(tensors, path, metadata)
+
+
+def save_atomically(tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
+    """``save_file`` under a temporary name, then renamed: a full disk or a kill never leaves half a file."""
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(dict(tensors), temporary, metadata=dict(metadata))
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def header_extra(metadata: Mapping[str, str]) -> dict[str, Any]:
+    """Header entries other than the configuration, for ``info``."""
+    return {k: v for k, v in metadata.items() if k not in ("lorweb_config", "format")}
+
+
+def iterate_with_progress(items: Iterable, progress: Progress | None, total: int):
+    """Yield items and report (done, total) after each."""
+    for done, item in enumerate(items, 1):
+        yield item
+        if progress is not None:
+            progress(done, total)

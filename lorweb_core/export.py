@@ -1,0 +1,126 @@
+"""Plain LoRA files from a composed LoRA, in the two namings that other tools read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from .checkpoint import PREFIX, Progress, iterate_with_progress, save_atomically
+
+if TYPE_CHECKING:
+    from .lora import LoRA
+
+FORMATS = ("diffusers", "comfyui")
+
+# FLUX as ComfyUI and Black Forest Labs name it: module -> the diffusers layers whose outputs it stacks.
+_DOUBLE = {
+    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
+    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+    "img_attn.proj": ("attn.to_out.0",),
+    "txt_attn.proj": ("attn.to_add_out",),
+    "img_mod.lin": ("norm1.linear",),
+    "txt_mod.lin": ("norm1_context.linear",),
+    "img_mlp.0": ("ff.net.0.proj",),
+    "img_mlp.2": ("ff.net.2",),
+    "txt_mlp.0": ("ff_context.net.0.proj",),
+    "txt_mlp.2": ("ff_context.net.2",),
+}
+_SINGLE = {
+    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
+    "linear2": ("proj_out",),
+    "modulation.lin": ("norm.linear",),
+}
+_BLOCKS = {"transformer_blocks": ("double_blocks", _DOUBLE), "single_transformer_blocks": ("single_blocks", _SINGLE)}
+
+
+def save_lora(
+    lora: LoRA, path: str | os.PathLike, format: str = "diffusers", dtype: torch.dtype = torch.float32,
+    metadata: Mapping[str, str] | None = None, progress: Progress | None = None,
+) -> None:  # fmt: skip
+    """Write a plain LoRA file.
+
+    Args:
+        format: "diffusers": ``transformer.<module path>.lora_A/lora_B.weight``, PEFT's names, which diffusers and ComfyUI
+            load. "comfyui": FLUX's fused modules under ``lora_unet_...``, which ComfyUI (its bypass loader too) and other
+            interfaces load; q, k, v share one block-diagonal pair there.
+        dtype: float32, bfloat16 or float16. In the half types the factors are balanced first, since coefficients times
+            B fall below what float16 resolves.
+        metadata: further header entries.
+
+    Raises:
+        ValueError: for an unknown format, a layer that FLUX does not have, or bias deltas in "diffusers" format, which
+            ComfyUI would drop in silence.
+    """
+    if format not in FORMATS:
+        raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}")
+    write = _diffusers_tensors if format == "diffusers" else _comfyui_tensors
+    tensors: dict[str, Tensor] = {}
+    for part in write(lora, dtype, progress):
+        tensors |= {name: tensor.to(dtype).contiguous() for name, tensor in part.items()}
+    save_atomically(tensors, path, {"format": "pt", **(metadata or {})})
+
+
+def _diffusers_tensors(lora: LoRA, dtype: torch.dtype, progress: Progress | None) -> Iterator[dict[str, Tensor]]:
+    for name in iterate_with_progress(lora.names, progress, len(lora.names)):
+        if lora.bias(name) is not None:
+            raise ValueError(
+                f"layer {name} has a bias delta, which LoRA files in diffusers format lose; save as 'comfyui'"
+            )
+        down, up = balance(*lora.factors(name), dtype)
+        yield {f"{PREFIX}{name}.lora_A.weight": down, f"{PREFIX}{name}.lora_B.weight": up}
+
+
+def _comfyui_tensors(lora: LoRA, dtype: torch.dtype, progress: Progress | None) -> Iterator[dict[str, Tensor]]:
+    modules = fused_modules(lora.names)
+    for module, names in iterate_with_progress(modules.items(), progress, len(modules)):
+        downs, ups = zip(*(balance(*lora.factors(name), dtype) for name in names), strict=True)
+        key = f"lora_unet_{module.replace('.', '_')}"
+        yield {
+            f"{key}.lora_down.weight": torch.cat(downs),
+            f"{key}.lora_up.weight": torch.block_diag(*ups),
+            f"{key}.alpha": torch.tensor(float(sum(len(down) for down in downs))),
+        }
+        biases = [lora.bias(name) for name in names]
+        if biases[0] is not None:
+            yield {f"{key}.diff_b": torch.cat(biases)}
+
+
+def fused_modules(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
+    """FLUX's fused modules and the diffusers layers that each stacks, for the layers of a LoRA.
+
+    Raises:
+        ValueError: for a layer outside FLUX's blocks, or a fused module of which only some parts are there.
+    """
+    modules: dict[str, tuple[str, ...]] = {}
+    left = set(names)
+    for block in dict.fromkeys(tuple(name.split(".")[:2]) for name in names):
+        target, table = _BLOCKS.get(block[0], (None, {}))
+        for module, parts in table.items():
+            layers = tuple(f"{block[0]}.{block[1]}.{part}" for part in parts)
+            there = left.intersection(layers)
+            if there and len(there) < len(layers):
+                missing = ", ".join(sorted(set(layers) - there))
+                raise ValueError(
+                    f"{module} of {'.'.join(block)} fuses layers that this bank lacks ({missing}); save as 'diffusers'"
+                )
+            if there:
+                modules[f"{target}.{block[1]}.{module}"] = layers
+                left -= there
+    if left:
+        raise ValueError(f"{sorted(left)[0]} is not a linear layer of FLUX's blocks; save as 'diffusers'")
+    return modules
+
+
+def balance(down: Tensor, up: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Give both factors of every rank component the same largest magnitude; float32 has range enough as it is."""
+    if dtype == torch.float32:
+        return down, up
+    tiny = torch.finfo(torch.float32).tiny
+    ratio = (down.abs().amax(dim=1).clamp_min(tiny) / up.abs().amax(dim=0).clamp_min(tiny)).sqrt()
+    # A component that contributes nothing is left as it is.
+    ratio = torch.where((up != 0).any(dim=0) & (down != 0).any(dim=1), ratio, torch.ones_like(ratio))
+    return down / ratio[:, None], up * ratio

@@ -1,0 +1,141 @@
+"""The analogy query: which images a query mode encodes, and how their embeddings combine into z.
+
+Mode names: "c..." pools an embedding of the 2x2 canvas or of single images, "cat-" concatenates, "p..." keeps the
+encoder's tokens un-pooled.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from .canvas import stack_quadrants
+
+# Hidden states whose tokens the un-pooled modes take; the "...3" modes concatenate three along the tokens.
+LAST_HIDDEN = (-1,)
+THREE_HIDDEN = (-16, -8, -1)
+
+
+class ImageEncoder(Protocol):
+    """A frozen vision encoder. Images are [B, H, W, 3] in 0..1; the encoder does its own preprocessing."""
+
+    def pooled(self, images: Tensor, stretch: bool = False) -> Tensor:
+        """Projected embedding [B, e]; ``stretch`` squeezes the whole image to the encoder's square instead of cropping."""
+        ...
+
+    def tokens(self, images: Tensor, hidden: tuple[int, ...]) -> Tensor:
+        """Un-pooled tokens of the named hidden states, concatenated along the tokens: [B, T * len(hidden), width]."""
+        ...
+
+
+@dataclass(frozen=True)
+class QueryMode:
+    """How a mode makes z.
+
+    Attributes:
+        images: the single images to encode, of "a", "a'", "b"; empty when the mode encodes one composite.
+        combine: joins their embeddings [B, e] into z.
+        composite: makes the one image to encode from (a, a', b); its embedding is z.
+        hidden: hidden states to take as un-pooled tokens, or None for the pooled embedding.
+        stretch: the image is squeezed to the encoder's square instead of centre-cropped.
+    """
+
+    images: tuple[str, ...] = ()
+    combine: Callable[..., Tensor] | None = None
+    composite: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    hidden: tuple[int, ...] | None = None
+    stretch: bool = False
+
+    @property
+    def parts(self) -> int:
+        """How many embeddings the query is long."""
+        return len(self.images) if self.combine is _concatenate else 1
+
+
+def _concatenate(*embeddings: Tensor) -> Tensor:
+    return torch.cat(embeddings, dim=-1)
+
+
+def _edit(a: Tensor, a_prime: Tensor) -> Tensor:
+    return a_prime - a
+
+
+def _edit_plus_b(a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
+    return a_prime - a + b
+
+
+def _canvas(a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
+    return stack_quadrants(a, a_prime, b, b)
+
+
+def _canvas_without_answer(a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
+    return stack_quadrants(a, a_prime, b, torch.zeros_like(b))
+
+
+def _top_half(a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
+    return torch.cat((a, a_prime), dim=2)
+
+
+TRIPLET = ("a", "a'", "b")
+
+QUERY_MODES: dict[str, QueryMode] = {
+    "cat-aa'b": QueryMode(TRIPLET, _concatenate),
+    "ca'-ca": QueryMode(("a", "a'"), _edit),
+    "ca'-ca+cb": QueryMode(TRIPLET, _edit_plus_b),
+    "aa'bb'": QueryMode(composite=_canvas),
+    "caa'bb'": QueryMode(composite=_canvas),
+    "caa'b": QueryMode(composite=_canvas_without_answer),
+    "caa'": QueryMode(composite=_top_half, stretch=True),
+    "paa'b": QueryMode(composite=_canvas_without_answer, hidden=LAST_HIDDEN),
+    "paa'b3": QueryMode(composite=_canvas_without_answer, hidden=THREE_HIDDEN),
+    "cat-paa'b": QueryMode(TRIPLET, _concatenate, hidden=LAST_HIDDEN),
+    "cat-paa'b3": QueryMode(TRIPLET, _concatenate, hidden=THREE_HIDDEN),
+}
+
+
+def build_query(mode: str, a: Tensor, a_prime: Tensor, b: Tensor, encoder: ImageEncoder) -> Tensor:
+    """Encode every combination of P example pairs with B images into its analogy query.
+
+    Each single image is encoded once, whatever it is combined with; a mode that encodes a composite needs P * B of them.
+
+    Args:
+        mode: a key of ``QUERY_MODES``.
+        a, a_prime: [P, H, W, 3] in 0..1. b: [B, H, W, 3]. All are quadrants of one canvas: one height, one width.
+
+    Returns:
+        z [P * B, q], the pairs varying slowest.
+
+    Raises:
+        ValueError: for an unknown mode, or images whose shapes do not go together.
+    """
+    if mode not in QUERY_MODES:
+        raise ValueError(f"query mode {mode!r} is unknown; known: {', '.join(QUERY_MODES)}")
+    if a.shape != a_prime.shape or a.shape[1:] != b.shape[1:]:
+        raise ValueError(
+            f"a and a' must be equally many, and a, a' and b of one size; found {[tuple(x.shape) for x in (a, a_prime, b)]}"
+        )
+    spec, pairs, targets = QUERY_MODES[mode], a.shape[0], b.shape[0]
+    if spec.composite is not None:
+        triplets = (_spread(x, name, pairs, targets) for name, x in zip(TRIPLET, (a, a_prime, b), strict=True))
+        return embed_images(spec.composite(*triplets), spec, encoder)
+    images = dict(zip(TRIPLET, (a, a_prime, b), strict=True))
+    embeddings = (_spread(embed_images(images[name], spec, encoder), name, pairs, targets) for name in spec.images)
+    return spec.combine(*embeddings)
+
+
+def embed_images(images: Tensor, spec: QueryMode, encoder: ImageEncoder) -> Tensor:
+    """What the encoder makes of images [B, H, W, 3] for a mode: [B, e] in float32, tokens flattened."""
+    if spec.hidden is None:
+        return encoder.pooled(images, stretch=spec.stretch).float()
+    return encoder.tokens(images, spec.hidden).float().flatten(1)
+
+
+def _spread(x: Tensor, name: str, pairs: int, targets: int) -> Tensor:
+    """Repeat x over all P * B combinations: b varies fastest."""
+    if name == "b":
+        return x.repeat(pairs, *[1] * (x.dim() - 1))
+    return x.repeat_interleave(targets, dim=0)
