@@ -25,7 +25,7 @@ def stack_quadrants(top_left: Tensor, top_right: Tensor, bottom_left: Tensor, bo
 
 
 def resize(images: Tensor, height: int, width: int) -> Tensor:
-    """Resize images [B, H, W, C] in 0..1 (bicubic, antialiased); returned as they are when the size is already right."""
+    """Resize images [B, H, W, C] in 0..1 (bicubic, antialiased); images of the right size come back as they are."""
     if images.shape[1:3] == (height, width):
         return images
     resized = F.interpolate(
@@ -73,8 +73,9 @@ def pad_edges(images: Tensor, height: int, width: int) -> Tensor:
 class CanvasGeometry:
     """Sizes of one canvas, all in pixels.
 
-    Every quadrant is a multiple of 16 in both directions. ``content`` is the part of a quadrant that b fills: b's aspect
-    ratio seldom is a ratio of multiples of 16, and rather than distort b, its edge pixels fill the few that remain.
+    Every quadrant is a multiple of 16 in both directions. ``content`` is the part of a quadrant that b fills: b's
+    aspect ratio seldom is a ratio of multiples of 16, and rather than distort b, its edge pixels fill the few that
+    remain.
 
     Attributes:
         source_height, source_width: b's own size, to which b' is put back.
@@ -162,7 +163,8 @@ class CanvasGeometry:
         """
         if canvas.shape[1:3] != (self.height, self.width):
             raise ValueError(
-                f"the canvas is {canvas.shape[2]} x {canvas.shape[1]} pixels, but its geometry says {self.width} x {self.height};"
+                f"the canvas is {canvas.shape[2]} x {canvas.shape[1]} pixels, but its geometry says {self.width} x"
+                f" {self.height};"
                 " connect the geometry of the Canvas node that made it, and do not scale the image in between"
             )
         top = self.quadrant_height + (self.quadrant_height - self.content_height) // 2
@@ -197,7 +199,8 @@ def _best_quadrant(aspect: float, ideal_height: float, longest: int | None) -> t
         candidates.append((mismatch + 0.25 * drift, height, width))
     if not candidates:
         raise ValueError(
-            f"no quadrant in multiples of {MULTIPLE} pixels fits a canvas with a longer side of {2 * longest} pixels for an image"
+            f"no quadrant in multiples of {MULTIPLE} pixels fits a canvas with a longer side of {2 * longest} pixels"
+            f" for an image"
             f" of shape 1 : {1 / aspect:.2f}; raise the size or crop b"
         )
     return min(candidates)[1:]

@@ -50,7 +50,8 @@ class BankFile:
             self._handle = safe_open(self.path, framework="pt", device="cpu")
         except (SafetensorError, OSError) as error:
             raise BankError(
-                f"{self.path}: not a readable safetensors file ({error}); it is {self.path.stat().st_size:,} bytes long, so"
+                f"{self.path}: not a readable safetensors file ({error}); it is {self.path.stat().st_size:,} bytes"
+                f" long, so"
                 " compare that with the source and download or copy it again"
             ) from error
         self.metadata: dict[str, str] = self._handle.metadata() or {}
@@ -131,7 +132,10 @@ def _group_by_layer(described: Mapping[str, tuple[tuple[int, ...], str]]) -> dic
 
 def _explain_strangers(names: list[str], some_known: bool) -> str:
     if any(_ORDINARY_LORA.search(name) for name in names):
-        return f"this is an ordinary LoRA, not a bank (it holds {names[0]}); put it in models/loras and use the stock LoRA loader"
+        return (
+            f"this is an ordinary LoRA, not a bank (it holds {names[0]}); put it in models/loras and use the stock"
+            f" LoRA loader"
+        )
     wanted = f"{PREFIX}<layer>.{{{', '.join(TENSORS)}}}"
     if some_known:
         return f"{len(names)} tensors are not part of a bank, such as {names[0]}; a bank holds only {wanted}"
@@ -178,7 +182,8 @@ def resolve_config(layout: Layout, metadata: Mapping[str, str], yaml_path: Path 
     """The configuration of a bank: header first, then the YAML beside it, then what shapes tell.
 
     Returns:
-        The configuration, and the names of settings that neither file gave and that shapes cannot tell (defaults stand).
+        The configuration, and the names of settings that neither file gave and that shapes cannot tell (defaults
+        stand).
 
     Raises:
         BankError: when a setting contradicts the tensors.
@@ -238,12 +243,13 @@ def sibling_yaml(path: Path) -> Path | None:
 def check_finite(layer: str, tensor_name: str, tensor: Tensor) -> None:
     """Refuse NaN and Inf.
 
-    The sum is the fast test: it is finite only if every element is (up to float32 overflow, which the exact test settles).
+    The sum is the fast test: it is finite only if every element is. Float32 overflow is left to the exact test.
     """
     if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not torch.isfinite(tensor).all():
         bad = int((~torch.isfinite(tensor)).sum())
         raise BankError(
-            f"layer {layer}: {tensor_name} holds {bad} values that are NaN or infinite; the file is damaged or its training"
+            f"layer {layer}: {tensor_name} holds {bad} values that are NaN or infinite; the file is damaged or its"
+            f" training"
             " diverged, use another checkpoint"
         )
 

@@ -34,7 +34,8 @@ class MixingCoefficients:
     def __post_init__(self) -> None:
         if self.values.dim() not in (2, 3) or self.values.shape[-2] != len(self.layers):
             raise ValueError(
-                f"coefficients have shape {list(self.values.shape)}; expected [{len(self.layers)}, N] or [batch, {len(self.layers)}, N]"
+                f"coefficients have shape {list(self.values.shape)}; expected [{len(self.layers)}, N] or [batch,"
+                f" {len(self.layers)}, N]"
             )
 
     @property
@@ -72,7 +73,8 @@ class MixingCoefficients:
         for other in coefficients[1:]:
             if (other.layers, other.num_loras, other.softmax) != (first.layers, first.num_loras, first.softmax):
                 raise ValueError(
-                    f"coefficients of different banks do not blend: {len(first.layers)} layers of {first.num_loras} basis elements"
+                    f"coefficients of different banks do not blend: {len(first.layers)} layers of {first.num_loras}"
+                    f" basis elements"
                     f" and {len(other.layers)} layers of {other.num_loras}; encode both with the same bank"
                 )
         values = sum(weight * c.values for weight, c in zip(weights, coefficients, strict=True))

@@ -66,7 +66,8 @@ class BankConfig:
         _expect_one_of("query_mode", self.query_mode, tuple(QUERY_MODES))
         if self.projection == "none" and self.query_dim != self.key_dim:
             raise BankError(
-                f"projection is 'none', so the query width must equal the key width; found {self.query_dim} and {self.key_dim}"
+                f"projection is 'none', so the query width must equal the key width; found {self.query_dim} and"
+                f" {self.key_dim}"
             )
         if self.alpha is None:
             object.__setattr__(self, "alpha", float(self.rank))
@@ -104,7 +105,8 @@ def settings_from_header(metadata: Mapping[str, str]) -> dict[str, Any]:
     unknown = sorted(set(settings) - known) if isinstance(settings, dict) else [type(settings).__name__]
     if unknown:
         raise BankError(
-            f"the header entry lorweb_config holds {', '.join(unknown)}, which this version does not know; update the node pack"
+            f"the header entry lorweb_config holds {', '.join(unknown)}, which this version does not know; update the"
+            f" node pack"
         )
     return settings
 
@@ -137,7 +139,8 @@ def settings_from_yaml(document: Any) -> dict[str, Any]:
     kwargs = network.get("network_kwargs") or {}
     if kwargs.get("external_query") is False:
         raise BankError(
-            "external_query is false: the coefficients of this bank depend on the activations at every step, so they cannot be"
+            "external_query is false: the coefficients of this bank depend on the activations at every step, so they"
+            " cannot be"
             " composed into one LoRA; only banks with an image query (external_query: true) work here"
         )
     settings = {ours: kwargs[theirs] for theirs, ours in _YAML_NAMES.items() if kwargs.get(theirs) is not None}

@@ -44,9 +44,9 @@ def save_lora(
     """Write a plain LoRA file.
 
     Args:
-        format: "diffusers": ``transformer.<module path>.lora_A/lora_B.weight``, PEFT's names, which diffusers and ComfyUI
-            load. "comfyui": FLUX's fused modules under ``lora_unet_...``, which ComfyUI (its bypass loader too) and other
-            interfaces load; q, k, v share one block-diagonal pair there.
+        format: "diffusers": ``transformer.<module path>.lora_A/lora_B.weight``, PEFT's names, which diffusers and
+            ComfyUI load. "comfyui": FLUX's fused modules under ``lora_unet_...``, which ComfyUI (its bypass loader
+            too) and other interfaces load; q, k, v share one block-diagonal pair there.
         dtype: float32, bfloat16 or float16. In the half types the factors are balanced first, since coefficients times
             B fall below what float16 resolves.
         metadata: further header entries.

@@ -40,8 +40,10 @@ class ComposedLoRA:
         coefficients.require_single("A LoRA")
         if set(coefficients.layers) != set(bank.layers) or coefficients.num_loras != bank.config.num_loras:
             raise ValueError(
-                f"these coefficients are for {len(coefficients.layers)} layers of {coefficients.num_loras} basis elements, but"
-                f" {bank.path.name} has {len(bank.layers)} layers of {bank.config.num_loras}; use the bank that they were made with"
+                f"these coefficients are for {len(coefficients.layers)} layers of {coefficients.num_loras} basis"
+                f" elements, but"
+                f" {bank.path.name} has {len(bank.layers)} layers of {bank.config.num_loras}; use the bank that they"
+                f" were made with"
             )
         self.bank = bank
         self.coefficients = coefficients
@@ -62,7 +64,7 @@ class ComposedLoRA:
         return composed_factors(layer.A.float(), layer.B.float(), self._rows[name], self.bank.config.scale)
 
     def bias(self, name: str) -> Tensor | None:
-        """What the bias variant adds to the layer's bias: ``scale * sum_n c[n] * bias[n]``, [out] float32; else None."""
+        """What the bias variant adds to the bias: ``scale * sum_n c[n] * bias[n]``, [out] float32; else None."""
         bias = self.bank.layers[name].bias
         return None if bias is None else self.bank.config.scale * (self._rows[name] @ bias.float())
 

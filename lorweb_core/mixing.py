@@ -31,7 +31,7 @@ def fold_projection(keys: Tensor, to_q: Tensor | None, heads: int = 1) -> Tensor
     """Fold keys and query projection into one matrix: ``logit = (keys @ to_q / sqrt(d / h)) @ z``.
 
     Args:
-        keys: [N, d]. to_q: [d, q], or None for projection "none", where the query is the key-space vector itself (q = d).
+        keys: [N, d]. to_q: [d, q], or None for projection "none", where the query itself is in key space (q = d).
 
     Returns:
         [h, N, q], computed and returned in float64 so that storing it in float32 costs one rounding.

@@ -1,7 +1,7 @@
 """Choosing layers by name, and the small text tables in which people write block scales and overrides.
 
 A pattern is a module path with the wildcards ``*``, ``?`` and ``[...]`` and number ranges ``{3-7}``; it also matches
-everything below the module that it names: ``transformer_blocks.{0-4}`` covers all layers of the first five double blocks.
+everything below the module that it names: ``transformer_blocks.{0-4}`` covers all of the first five double blocks.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ class ImageEncoder(Protocol):
     """A frozen vision encoder. Images are [B, H, W, 3] in 0..1; the encoder does its own preprocessing."""
 
     def pooled(self, images: Tensor, stretch: bool = False) -> Tensor:
-        """Projected embedding [B, e]; ``stretch`` squeezes the whole image to the encoder's square instead of cropping."""
+        """Projected embedding [B, e]; ``stretch`` squeezes the image to the encoder's square instead of cropping."""
         ...
 
     def tokens(self, images: Tensor, hidden: tuple[int, ...]) -> Tensor:
@@ -100,7 +100,8 @@ QUERY_MODES: dict[str, QueryMode] = {
 def build_query(mode: str, a: Tensor, a_prime: Tensor, b: Tensor, encoder: ImageEncoder) -> Tensor:
     """Encode every combination of P example pairs with B images into its analogy query.
 
-    Each single image is encoded once, whatever it is combined with; a mode that encodes a composite needs P * B of them.
+    Each single image is encoded once, whatever it is combined with; a mode that encodes a composite needs P * B of
+    them.
 
     Args:
         mode: a key of ``QUERY_MODES``.
@@ -116,7 +117,8 @@ def build_query(mode: str, a: Tensor, a_prime: Tensor, b: Tensor, encoder: Image
         raise ValueError(f"query mode {mode!r} is unknown; known: {', '.join(QUERY_MODES)}")
     if a.shape != a_prime.shape or a.shape[1:] != b.shape[1:]:
         raise ValueError(
-            f"a and a' must be equally many, and a, a' and b of one size; found {[tuple(x.shape) for x in (a, a_prime, b)]}"
+            f"a and a' must be equally many, and a, a' and b of one size; found"
+            f" {[tuple(x.shape) for x in (a, a_prime, b)]}"
         )
     spec, pairs, targets = QUERY_MODES[mode], a.shape[0], b.shape[0]
     if spec.composite is not None:
