@@ -95,7 +95,7 @@ class BasisBank:
         their pages released.
 
         Args:
-            progress: called with (layers done, layers in all).
+            progress: called with (layers done, layers in all), first for reading, then for folding.
 
         Raises:
             BankError: naming the file, the layer, what was expected and found, and what to do.
@@ -105,9 +105,9 @@ class BasisBank:
         with naming(path):
             layout = read_layout({name: factors.describe(name) for name in factors.names})
             config, assumed = resolve_config(layout, factors.metadata, sibling_yaml(path))
-            # A mapping of their own, so that folding keys and projections leaves none of their pages behind.
-            projections = BankFile(path)
-            layers, folded = _read_layers(layout, config, factors.tensor, projections.tensor, progress)
+            layers = _read_layers(layout, factors.tensor, progress)
+            # A mapping of its own, so that the pages of keys and projections are released with it.
+            folded = _fold_layers(layout, config, BankFile(path).tensor, progress)
         if assumed:
             logger.warning(
                 "%s does not say %s; using the paper's: softmax %s, query mode %s, %d head(s), encoder %s."
@@ -173,19 +173,28 @@ class BasisBank:
         write_bank(path, tensors, self.config, extra)
 
 
-def _read_layers(
-    layout: Layout, config: BankConfig, factor: Read, projection: Read, progress: Progress | None
-) -> tuple[dict[str, BasisLayer], Tensor]:
-    """All basis layers, and their folded projections stacked into [L * h * N, q] float32."""
+def _read_layers(layout: Layout, read: Read, progress: Progress | None) -> dict[str, BasisLayer]:
+    """The basis of every layer, checked to be finite."""
+    layers = {}
+    for layer, shapes in iterate_with_progress(layout.layers.items(), progress, len(layout.layers)):
+        tensors = {name: read(f"{PREFIX}{layer}.{name}") for name in shapes if name not in (KEYS, TO_Q)}
+        for name, tensor in tensors.items():
+            check_finite(layer, name, tensor)
+        layers[layer] = BasisLayer(tensors[LORA_A], tensors[LORA_B], tensors.get(BIAS))
+    return layers
+
+
+def _fold_layers(layout: Layout, config: BankConfig, read: Read, progress: Progress | None) -> Tensor:
+    """The folded keys and projections of all layers, [L * h * N, q] float32.
+
+    A pass of its own: between its large temporaries nothing is allocated that stays, so the heap does not fragment.
+    """
     rows = config.heads * config.num_loras
     folded = torch.empty(len(layout.layers) * rows, config.query_dim)
-    layers = {}
-    named = iterate_with_progress(layout.layers.items(), progress, len(layout.layers))
-    for index, (layer, shapes) in enumerate(named):
-        read = {t: (projection if t in (KEYS, TO_Q) else factor)(f"{PREFIX}{layer}.{t}") for t in shapes}
-        for name, tensor in read.items():
+    for index, (layer, shapes) in enumerate(iterate_with_progress(layout.layers.items(), progress, len(layout.layers))):
+        tensors = {name: read(f"{PREFIX}{layer}.{name}") for name in (KEYS, TO_Q) if name in shapes}
+        for name, tensor in tensors.items():
             check_finite(layer, name, tensor)
-        layers[layer] = BasisLayer(read[LORA_A], read[LORA_B], read.get(BIAS))
-        fold = fold_projection(read[KEYS], read.get(TO_Q), config.heads)
+        fold = fold_projection(tensors[KEYS], tensors.get(TO_Q), config.heads)
         folded[index * rows : (index + 1) * rows] = fold.flatten(0, 1)
-    return layers, folded
+    return folded
