@@ -110,8 +110,8 @@ class BasisBank:
             folded = _fold_layers(layout, config, BankFile(path).tensor, progress)
         if assumed:
             logger.warning(
-                "%s does not say %s; using the paper's: softmax %s, query mode %s, %d head(s), encoder %s."
-                " Put its config.yaml beside it as %s to be sure",
+                "%s does not say %s; using the paper's: softmax %s, query mode %s, %d head(s), encoder %s. Put its"
+                " config.yaml beside it as %s to be sure",
                 path.name, ", ".join(assumed), config.softmax, config.query_mode, config.heads, config.encoder,
                 path.with_suffix(".yaml").name,
             )  # fmt: skip

@@ -164,8 +164,8 @@ class CanvasGeometry:
         if canvas.shape[1:3] != (self.height, self.width):
             raise ValueError(
                 f"the canvas is {canvas.shape[2]} x {canvas.shape[1]} pixels, but its geometry says {self.width} x"
-                f" {self.height};"
-                " connect the geometry of the Canvas node that made it, and do not scale the image in between"
+                f" {self.height}; connect the geometry of the Canvas node that made it, and do not scale the image in"
+                " between"
             )
         top = self.quadrant_height + (self.quadrant_height - self.content_height) // 2
         left = self.quadrant_width + (self.quadrant_width - self.content_width) // 2
@@ -200,7 +200,6 @@ def _best_quadrant(aspect: float, ideal_height: float, longest: int | None) -> t
     if not candidates:
         raise ValueError(
             f"no quadrant in multiples of {MULTIPLE} pixels fits a canvas with a longer side of {2 * longest} pixels"
-            f" for an image"
-            f" of shape 1 : {1 / aspect:.2f}; raise the size or crop b"
+            f" for an image of shape 1 : {1 / aspect:.2f}; raise the size or crop b"
         )
     return min(candidates)[1:]

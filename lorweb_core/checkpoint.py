@@ -51,8 +51,7 @@ class BankFile:
         except (SafetensorError, OSError) as error:
             raise BankError(
                 f"{self.path}: not a readable safetensors file ({error}); it is {self.path.stat().st_size:,} bytes"
-                f" long, so"
-                " compare that with the source and download or copy it again"
+                " long, so compare that with the source and download or copy it again"
             ) from error
         self.metadata: dict[str, str] = self._handle.metadata() or {}
         self.names: list[str] = list(self._handle.keys())
@@ -127,14 +126,20 @@ def _group_by_layer(described: Mapping[str, tuple[tuple[int, ...], str]]) -> dic
         raise BankError(_explain_strangers(strangers, bool(layers)))
     if not layers:
         raise BankError("the file holds no tensors")
-    return layers
+    return {layer: layers[layer] for layer in sorted(layers, key=_model_order)}
+
+
+def _model_order(layer: str) -> tuple:
+    """Double blocks before single blocks, block 2 before block 10: the order in which the model runs them."""
+    parts = [(int(part), "") if part.isdecimal() else (-1, part) for part in layer.split(".")]
+    return layer.startswith("single_"), parts
 
 
 def _explain_strangers(names: list[str], some_known: bool) -> str:
     if any(_ORDINARY_LORA.search(name) for name in names):
         return (
             f"this is an ordinary LoRA, not a bank (it holds {names[0]}); put it in models/loras and use the stock"
-            f" LoRA loader"
+            " LoRA loader"
         )
     wanted = f"{PREFIX}<layer>.{{{', '.join(TENSORS)}}}"
     if some_known:
@@ -173,8 +178,8 @@ def _check_shapes(layer: str, shapes: Shapes, layout: Layout, first: str) -> Non
     for tensor, shape in shapes.items():
         if shape != expected[tensor]:
             raise BankError(
-                f"layer {layer}: {tensor} has shape {list(shape)}; expected {list(expected[tensor])}"
-                f" (N = {n}, rank {r}, key width {d} and query width {q} as in layer {first})"
+                f"layer {layer}: {tensor} has shape {list(shape)}; expected {list(expected[tensor])} (N = {n}, rank"
+                f" {r}, key width {d} and query width {q} as in layer {first})"
             )
 
 
@@ -247,8 +252,7 @@ def check_finite(layer: str, tensor_name: str, tensor: Tensor) -> None:
         bad = int((~torch.isfinite(tensor)).sum())
         raise BankError(
             f"layer {layer}: {tensor_name} holds {bad} values that are NaN or infinite; the file is damaged or its"
-            f" training"
-            " diverged, use another checkpoint"
+            " training diverged, use another checkpoint"
         )
 
 

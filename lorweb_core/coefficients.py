@@ -74,8 +74,8 @@ class MixingCoefficients:
             if (other.layers, other.num_loras, other.softmax) != (first.layers, first.num_loras, first.softmax):
                 raise ValueError(
                     f"coefficients of different banks do not blend: {len(first.layers)} layers of {first.num_loras}"
-                    f" basis elements"
-                    f" and {len(other.layers)} layers of {other.num_loras}; encode both with the same bank"
+                    f" basis elements and {len(other.layers)} layers of {other.num_loras}; encode both with the same"
+                    " bank"
                 )
         values = sum(weight * c.values for weight, c in zip(weights, coefficients, strict=True))
         return replace(first, values=values)

@@ -106,7 +106,7 @@ def settings_from_header(metadata: Mapping[str, str]) -> dict[str, Any]:
     if unknown:
         raise BankError(
             f"the header entry lorweb_config holds {', '.join(unknown)}, which this version does not know; update the"
-            f" node pack"
+            " node pack"
         )
     return settings
 
@@ -140,8 +140,7 @@ def settings_from_yaml(document: Any) -> dict[str, Any]:
     if kwargs.get("external_query") is False:
         raise BankError(
             "external_query is false: the coefficients of this bank depend on the activations at every step, so they"
-            " cannot be"
-            " composed into one LoRA; only banks with an image query (external_query: true) work here"
+            " cannot be composed into one LoRA; only banks with an image query (external_query: true) work here"
         )
     settings = {ours: kwargs[theirs] for theirs, ours in _YAML_NAMES.items() if kwargs.get(theirs) is not None}
     if network.get("linear") is not None:

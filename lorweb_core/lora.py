@@ -41,9 +41,8 @@ class ComposedLoRA:
         if set(coefficients.layers) != set(bank.layers) or coefficients.num_loras != bank.config.num_loras:
             raise ValueError(
                 f"these coefficients are for {len(coefficients.layers)} layers of {coefficients.num_loras} basis"
-                f" elements, but"
-                f" {bank.path.name} has {len(bank.layers)} layers of {bank.config.num_loras}; use the bank that they"
-                f" were made with"
+                f" elements, but {bank.path.name} has {len(bank.layers)} layers of {bank.config.num_loras}; use the"
+                " bank that they were made with"
             )
         self.bank = bank
         self.coefficients = coefficients

@@ -117,7 +117,7 @@ def build_query(mode: str, a: Tensor, a_prime: Tensor, b: Tensor, encoder: Image
         raise ValueError(f"query mode {mode!r} is unknown; known: {', '.join(QUERY_MODES)}")
     if a.shape != a_prime.shape or a.shape[1:] != b.shape[1:]:
         raise ValueError(
-            f"a and a' must be equally many, and a, a' and b of one size; found"
+            "a and a' must be equally many, and a, a' and b of one size; found"
             f" {[tuple(x.shape) for x in (a, a_prime, b)]}"
         )
     spec, pairs, targets = QUERY_MODES[mode], a.shape[0], b.shape[0]

@@ -1,0 +1,57 @@
+"""Encode Analogy: three images -> query -> mixing coefficients."""
+
+from comfy_api.latest import io
+
+from ..lorweb_core import BasisBank, CanvasGeometry
+from ..lorweb_core.query import build_query
+from .image_encoder import ENCODER_CROPS, ClipVisionEncoder
+from .sockets import CATEGORY, Basis, Coefficients, fit_input, rgb, triplet_inputs
+
+
+class EncodeAnalogy(io.ComfyNode):
+    """Encode a, a', b into the mixing coefficients of every layer."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBEncodeAnalogy",
+            display_name="Encode Analogy (LoRWeB)",
+            category=CATEGORY,
+            description="Encodes the example pair a, a' and the image b into mixing coefficients: how much of each"
+            " basis LoRA the edit takes. Several example pairs, or several b, are averaged into one edit.",
+            inputs=[
+                Basis.Input("basis", tooltip="The bank whose keys the query is compared with."),
+                io.ClipVision.Input(
+                    "clip_vision", tooltip="The image encoder that the bank was trained with: CLIP ViT-L/14 as a rule."
+                ),
+                *triplet_inputs(),
+                fit_input(),
+                io.Combo.Input(
+                    "encoder_crop",
+                    options=list(ENCODER_CROPS),
+                    default="center",
+                    tooltip="What the encoder sees of images that are not square: their centre (as in training), all"
+                    " of them padded to a square, or all of them stretched. Try pad when the edit is near an edge.",
+                ),
+            ],
+            outputs=[
+                Coefficients.Output(
+                    display_name="coefficients", tooltip="Mixing coefficients of every layer, for Apply and the rest."
+                )
+            ],
+        )
+
+    @classmethod
+    def execute(
+        cls, basis: BasisBank, clip_vision, image_a, image_a_prime, image_b, fit: str, encoder_crop: str
+    ) -> io.NodeOutput:
+        # The encoder is to see what training showed it: the quadrants of the canvas.
+        geometry = CanvasGeometry.plan(*image_b.shape[1:3])
+        a, a_prime = geometry.quadrant(rgb(image_a), fit), geometry.quadrant(rgb(image_a_prime), fit)
+        b = geometry.quadrant(rgb(image_b), "stretch")
+        encoder = ClipVisionEncoder(clip_vision, basis.config, encoder_crop)
+        query = build_query(basis.config.query_mode, a, a_prime, b, encoder)
+        return io.NodeOutput(basis.mix(query).mean())
+
+
+NODES = [EncodeAnalogy]

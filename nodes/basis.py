@@ -1,0 +1,61 @@
+"""Load Basis: a bank file from ``models/lorweb``."""
+
+import os
+
+from comfy_api.latest import io, ui
+
+from ..lorweb_core import BasisBank
+from ..lorweb_core.info import describe
+from .folders import basis_names, basis_path
+from .progress import progress_bar
+from .sockets import CATEGORY, Basis
+
+
+class LoadBasis(io.ComfyNode):
+    """Load a basis bank, checked and memory-mapped."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBLoadBasis",
+            display_name="Load Basis (LoRWeB)",
+            category=CATEGORY,
+            description="Loads a basis bank from models/lorweb: N small LoRAs for every layer, from which an analogy"
+            " mixes one. The whole file is checked; its tensors stay on the CPU until the model is patched.",
+            inputs=[
+                io.Combo.Input(
+                    "basis_name",
+                    options=basis_names(),
+                    tooltip="A bank file (.safetensors) in models/lorweb. A released bank's config.yaml belongs"
+                    " beside it, named like the bank.",
+                )
+            ],
+            outputs=[
+                Basis.Output(display_name="basis", tooltip="The bank, for Encode Analogy, Apply and Save LoRA."),
+                io.String.Output(
+                    display_name="info", tooltip="What the bank is: layers, N, rank, query, encoder, base."
+                ),
+            ],
+        )
+
+    @classmethod
+    def validate_inputs(cls, basis_name: str) -> bool | str:
+        try:
+            basis_path(basis_name)
+        except FileNotFoundError as error:
+            return str(error)
+        return True
+
+    @classmethod
+    def fingerprint_inputs(cls, basis_name: str) -> str:
+        status = os.stat(basis_path(basis_name))
+        return f"{status.st_mtime_ns}-{status.st_size}"
+
+    @classmethod
+    def execute(cls, basis_name: str) -> io.NodeOutput:
+        bank = BasisBank.load(basis_path(basis_name), progress_bar(phases=2))
+        text = describe(bank)
+        return io.NodeOutput(bank, text, ui=ui.PreviewText(text))
+
+
+NODES = [LoadBasis]

@@ -1,0 +1,90 @@
+"""Canvas and Crop Result: the 2x2 composite that the model edits, and b' cut out of it."""
+
+from comfy_api.latest import io
+
+from ..lorweb_core import CanvasGeometry
+from .sockets import CATEGORY, Geometry, fit_input, rgb, triplet_inputs
+
+
+class Canvas(io.ComfyNode):
+    """Compose a | a' over b | b."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBCanvas",
+            display_name="Canvas (LoRWeB)",
+            category=CATEGORY,
+            description="Composes the 2x2 canvas a | a' over b | b. Encode it with VAE Encode, use the latent both"
+            " as reference and as the KSampler's latent, and cut b' out of the result with Crop Result. Do not scale"
+            " the canvas in between. A canvas shows one pair: the first of a batch; a batch of b gives a batch of"
+            " canvases.",
+            inputs=[
+                *triplet_inputs(),
+                io.Float.Input(
+                    "megapixels",
+                    default=1.0,
+                    min=0.0,
+                    max=8.0,
+                    step=0.05,
+                    tooltip="Size of the whole canvas in units of 1024 x 1024 pixels; b' is a quarter of it. The"
+                    " released bank works best at 1. 0 keeps b at its own size.",
+                ),
+                io.Int.Input(
+                    "long_side",
+                    default=0,
+                    min=0,
+                    max=8192,
+                    step=32,
+                    tooltip="Longer side of the whole canvas in pixels, instead of megapixels. 0 leaves it to"
+                    " megapixels.",
+                ),
+                fit_input(),
+            ],
+            outputs=[
+                io.Image.Output(display_name="canvas", tooltip="a | a' over b | b, for VAE Encode."),
+                Geometry.Output(
+                    display_name="geometry", tooltip="Where everything lies on the canvas, for Crop Result."
+                ),
+                io.Int.Output(
+                    display_name="width", tooltip="Width of the canvas, for nodes such as ModelSamplingFlux."
+                ),
+                io.Int.Output(display_name="height", tooltip="Height of the canvas."),
+            ],
+        )
+
+    @classmethod
+    def execute(cls, image_a, image_a_prime, image_b, megapixels: float, long_side: int, fit: str) -> io.NodeOutput:
+        geometry = CanvasGeometry.plan(*image_b.shape[1:3], megapixels, long_side)
+        canvas = geometry.compose(rgb(image_a)[:1], rgb(image_a_prime)[:1], rgb(image_b), fit)
+        return io.NodeOutput(canvas, geometry, geometry.width, geometry.height)
+
+
+class CropResult(io.ComfyNode):
+    """Cut b' out of a finished canvas."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBCropResult",
+            display_name="Crop Result (LoRWeB)",
+            category=CATEGORY,
+            description="Cuts b' out of the canvas that the model made and puts it back to b's own size.",
+            inputs=[
+                io.Image.Input("image", tooltip="The decoded canvas, at the size at which Canvas made it."),
+                Geometry.Input("geometry", tooltip="From the Canvas node that made it."),
+                io.Boolean.Input(
+                    "original_size",
+                    default=True,
+                    tooltip="On: b' has b's own size. Off: the size at which the model made it, for an upscaler.",
+                ),
+            ],
+            outputs=[io.Image.Output(display_name="image_b_prime", tooltip="b': the edited image.")],
+        )
+
+    @classmethod
+    def execute(cls, image, geometry: CanvasGeometry, original_size: bool = True) -> io.NodeOutput:
+        return io.NodeOutput(geometry.crop(image, original_size))
+
+
+NODES = [Canvas, CropResult]

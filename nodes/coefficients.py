@@ -1,0 +1,141 @@
+"""Blend, Adjust and Plot: what people do with mixing coefficients."""
+
+import torch
+from comfy_api.latest import io, ui
+
+from ..lorweb_core import MixingCoefficients
+from ..lorweb_core.patterns import parse_block_scales, parse_overrides
+from ..lorweb_core.plot import heatmap
+from .sockets import CATEGORY, Coefficients
+
+
+class BlendCoefficients(io.ComfyNode):
+    """Interpolate two edits."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBBlendCoefficients",
+            display_name="Blend Coefficients (LoRWeB)",
+            category=CATEGORY,
+            description="Interpolates two edits of one bank. Chain several of these nodes to blend more than two.",
+            inputs=[
+                Coefficients.Input("coefficients_1", tooltip="The edit at blend 0."),
+                Coefficients.Input("coefficients_2", tooltip="The edit at blend 1, made with the same bank."),
+                io.Float.Input(
+                    "blend",
+                    default=0.5,
+                    min=-1.0,
+                    max=2.0,
+                    step=0.01,
+                    display_mode=io.NumberDisplay.slider,
+                    tooltip="0 is the first edit, 1 the second, 0.5 their average; beyond 0 and 1 it extrapolates.",
+                ),
+            ],
+            outputs=[Coefficients.Output(display_name="coefficients", tooltip="The blended edit.")],
+        )
+
+    @classmethod
+    def execute(
+        cls, coefficients_1: MixingCoefficients, coefficients_2: MixingCoefficients, blend: float
+    ) -> io.NodeOutput:
+        return io.NodeOutput(MixingCoefficients.blend((coefficients_1, coefficients_2), (1 - blend, blend)))
+
+
+class AdjustCoefficients(io.ComfyNode):
+    """Temperature, top-k, block scales and overrides, in this order."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBAdjustCoefficients",
+            display_name="Adjust Coefficients (LoRWeB)",
+            category=CATEGORY,
+            description="Sharpens, thins out and weighs an edit: temperature, then top-k, then scales per block,"
+            " then single coefficients set by hand.",
+            inputs=[
+                Coefficients.Input("coefficients", tooltip="The edit to adjust."),
+                io.Float.Input(
+                    "temperature",
+                    default=1.0,
+                    min=0.05,
+                    max=10.0,
+                    step=0.05,
+                    tooltip="Below 1 the strongest basis elements win, above 1 all become alike; 1 changes nothing.",
+                ),
+                io.Int.Input(
+                    "top_k",
+                    default=0,
+                    min=0,
+                    max=1024,
+                    tooltip="Keep only this many basis elements per layer, the strongest; 0 keeps all.",
+                ),
+                io.String.Input(
+                    "block_scales",
+                    default="",
+                    multiline=True,
+                    placeholder="transformer_blocks.{0-4} = 0.5\nsingle_transformer_blocks.* = 1.2",
+                    tooltip="One 'pattern = factor' a line: multiplies the coefficients of all layers that the"
+                    " pattern covers. Wildcards * and ?, number ranges {0-4}, and # for comments.",
+                ),
+                io.String.Input(
+                    "overrides",
+                    default="",
+                    multiline=True,
+                    placeholder="transformer_blocks.3 7 = 0.4",
+                    tooltip="One 'pattern index = value' a line: sets the coefficient of one basis element (counted"
+                    " from 0) by hand in all layers that the pattern covers.",
+                ),
+            ],
+            outputs=[Coefficients.Output(display_name="coefficients", tooltip="The adjusted edit.")],
+        )
+
+    @classmethod
+    def validate_inputs(cls, block_scales: str = "", overrides: str = "") -> bool | str:
+        for name, parse, text in (
+            ("block_scales", parse_block_scales, block_scales),
+            ("overrides", parse_overrides, overrides),
+        ):
+            try:
+                parse(text or "")
+            except ValueError as error:
+                return f"{name}: {error}"
+        return True
+
+    @classmethod
+    def execute(
+        cls, coefficients: MixingCoefficients, temperature: float, top_k: int, block_scales: str, overrides: str
+    ) -> io.NodeOutput:
+        adjusted = coefficients.temperature(temperature)
+        if top_k:
+            adjusted = adjusted.top_k(min(top_k, adjusted.num_loras))
+        adjusted = adjusted.scale_blocks(parse_block_scales(block_scales)).override(parse_overrides(overrides))
+        return io.NodeOutput(adjusted)
+
+
+class PlotCoefficients(io.ComfyNode):
+    """Show coefficients as a heatmap and as JSON."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBPlotCoefficients",
+            display_name="Plot Coefficients (LoRWeB)",
+            category=CATEGORY,
+            description="Draws the coefficients, layers by basis elements, with how many elements are used in effect"
+            " and which are strongest.",
+            inputs=[Coefficients.Input("coefficients", tooltip="The edit to look at.")],
+            outputs=[
+                io.Image.Output(display_name="heatmap", tooltip="Layers by basis elements."),
+                io.String.Output(display_name="json", tooltip="All coefficients as JSON text."),
+            ],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, coefficients: MixingCoefficients) -> io.NodeOutput:
+        picture = torch.from_numpy(heatmap(coefficients)).float().div(255)[None]
+        return io.NodeOutput(picture, coefficients.to_json(), ui=ui.PreviewImage(picture, cls=cls))
+
+
+NODES = [BlendCoefficients, AdjustCoefficients, PlotCoefficients]

@@ -1,0 +1,98 @@
+"""Save LoRA: one analogy as a plain LoRA file."""
+
+import os
+
+import folder_paths
+import torch
+from comfy_api.latest import io, ui
+
+from ..lorweb_core import BasisBank, MixingCoefficients
+from ..lorweb_core.export import FORMATS
+from .progress import progress_bar
+from .sockets import CATEGORY, Basis, Coefficients
+
+DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
+
+
+class SaveLoRA(io.ComfyNode):
+    """Write the composed LoRA into ComfyUI's output folder."""
+
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return io.Schema(
+            node_id="LoRWeBSaveLoRA",
+            display_name="Save LoRA (LoRWeB)",
+            category=CATEGORY,
+            description="Saves the edit as an ordinary LoRA file. Files in output/loras appear in the stock LoRA"
+            " loader.",
+            inputs=[
+                Basis.Input("basis", tooltip="The bank that the coefficients were made with."),
+                Coefficients.Input("coefficients", tooltip="The edit to save."),
+                io.String.Input(
+                    "filename_prefix",
+                    default="loras/lorweb",
+                    tooltip="Folder and name below ComfyUI's output folder; a number is added. Keep loras/ so that"
+                    " the stock LoRA loader finds the file.",
+                ),
+                io.Combo.Input(
+                    "format",
+                    options=list(FORMATS),
+                    default="diffusers",
+                    tooltip="diffusers: names that diffusers and ComfyUI read. comfyui: FLUX's fused layers, for"
+                    " other interfaces and for ComfyUI's bypass LoRA loader; a larger file.",
+                ),
+                io.Int.Input(
+                    "max_rank",
+                    default=0,
+                    min=0,
+                    max=4096,
+                    tooltip="0 saves the exact LoRA of rank N x r. Another number truncates it to that rank by SVD"
+                    " and reports the error.",
+                ),
+                io.Combo.Input(
+                    "dtype",
+                    options=list(DTYPES),
+                    default="float16",
+                    tooltip="Precision of the file. The factors are balanced first, so that float16 loses next to"
+                    " nothing.",
+                ),
+            ],
+            outputs=[io.String.Output(display_name="lora_name", tooltip="The file's name for the stock LoRA loader.")],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        basis: BasisBank,
+        coefficients: MixingCoefficients,
+        filename_prefix: str,
+        format: str,
+        max_rank: int,
+        dtype: str,
+    ) -> io.NodeOutput:
+        lora = basis.compose(coefficients)
+        report = f"exact, rank {basis.config.num_loras * basis.config.rank}"
+        progress = progress_bar(phases=2 if max_rank else 1)
+        if max_rank:
+            lora = lora.truncate(max_rank, progress)
+            errors = lora.errors.values()
+            report = (
+                f"rank {max_rank}, relative error {sum(errors) / len(errors):.2%} on average, {max(errors):.2%} at most"
+            )
+        path, name = output_path(filename_prefix)
+        lora.save(path, format, DTYPES[dtype], {"lorweb_bank": basis.path.name, "lorweb_rank": report}, progress)
+        return io.NodeOutput(name, ui=ui.PreviewText(f"{path}\n{report}"))
+
+
+def output_path(prefix: str) -> tuple[str, str]:
+    """(full path of a new file below the output folder, its name for the stock LoRA loader)."""
+    root = folder_paths.get_output_directory()
+    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
+    path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
+    loras = os.path.join(root, "loras")
+    inside = os.path.commonpath([os.path.abspath(path), os.path.abspath(loras)]) == os.path.abspath(loras)
+    return path, os.path.relpath(path, loras if inside else root)
+
+
+NODES = [SaveLoRA]

@@ -1,0 +1,93 @@
+"""ComfyUI's CLIP_VISION as the image encoder of the query."""
+
+from dataclasses import dataclass
+
+import comfy.model_management
+import torch
+from comfy.clip_vision import clip_preprocess
+from torch import Tensor
+
+from ..lorweb_core import BankConfig
+from ..lorweb_core.canvas import pad_edges
+
+ENCODER_CROPS = ("center", "pad", "stretch")
+# Images a forward pass; bounds memory for large batches and lets an interrupt in between.
+CHUNK = 16
+
+
+@dataclass
+class ClipVisionEncoder:
+    """An ``ImageEncoder`` (see the core's query) around a CLIP_VISION object.
+
+    Attributes:
+        clip_vision: ComfyUI's encoder.
+        config: the bank's configuration, against which the encoder's width is checked.
+        crop: what happens to the edges of images that are not square: "center" cuts them off as CLIP's own
+            preprocessing does, "pad" keeps them and repeats the edge colours, "stretch" squeezes the image.
+    """
+
+    clip_vision: object
+    config: BankConfig
+    crop: str = "center"
+
+    def pooled(self, images: Tensor, stretch: bool = False) -> Tensor:
+        """Projected embedding [B, e] of images [B, H, W, 3].
+
+        Raises:
+            ValueError: when the encoder's embedding does not have the width that the bank was trained with.
+        """
+        images, crop = self._shape(images, stretch)
+        parts = [self.clip_vision.encode_image(chunk, crop=crop).image_embeds for chunk in _chunks(images)]
+        embeddings = torch.cat(parts)
+        self._check_width(embeddings)
+        return embeddings
+
+    def tokens(self, images: Tensor, hidden: tuple[int, ...]) -> Tensor:
+        """Un-pooled tokens of the named hidden states, [B, T * len(hidden), width].
+
+        Raises:
+            ValueError: as ``pooled``.
+        """
+        images, crop = self._shape(images, stretch=False)
+        tokens = torch.cat([self._hidden_states(chunk, crop)[:, list(hidden)] for chunk in _chunks(images)]).flatten(
+            1, 2
+        )
+        self._check_width(tokens.flatten(1))
+        return tokens
+
+    def _shape(self, images: Tensor, stretch: bool) -> tuple[Tensor, bool]:
+        """The images, and whether the encoder's preprocessing is to centre-crop them."""
+        if self.crop == "pad" and not stretch:
+            side = max(images.shape[1:3])
+            return pad_edges(images, side, side), True
+        return images, self.crop == "center" and not stretch
+
+    def _hidden_states(self, images: Tensor, crop: bool) -> Tensor:
+        """All hidden states [B, layers, T, width]; ``encode_image`` gives the last two only."""
+        encoder = self.clip_vision
+        comfy.model_management.load_model_gpu(encoder.patcher)
+        pixels = clip_preprocess(
+            images.to(encoder.load_device),
+            size=encoder.image_size,
+            mean=encoder.image_mean,
+            std=encoder.image_std,
+            crop=crop,
+        )
+        states = encoder.model(pixel_values=pixels.float(), intermediate_output="all")[1]
+        return states.to(comfy.model_management.intermediate_device())
+
+    def _check_width(self, embeddings: Tensor) -> None:
+        needed, encoder = self.config.embedding_dim, self.config.encoder
+        found = list(embeddings.shape[1:])
+        if found != [needed]:
+            raise ValueError(
+                f"this CLIP_VISION gives {' x '.join(map(str, found))} numbers per image, but the bank was trained"
+                f" with {needed} from {encoder}: put that encoder's model.safetensors into models/clip_vision as"
+                f" {encoder.rsplit('/', 1)[-1]}.safetensors and choose it in the loader"
+            )
+
+
+def _chunks(images: Tensor):
+    for chunk in images.split(CHUNK):
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield chunk
