@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from .query import QUERY_MODES
 PREFIX = "transformer."
 LORA_A, LORA_B, KEYS, TO_Q, BIAS = "lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight", "lora_up_bias"
 TENSORS = (LORA_A, LORA_B, KEYS, TO_Q, BIAS)
+_DIMENSIONS = {LORA_A: 3, LORA_B: 3, KEYS: 2, TO_Q: 2, BIAS: 2}
 _REQUIRED = (LORA_A, LORA_B, KEYS)
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _ORDINARY_LORA = re.compile(
@@ -97,17 +99,22 @@ def read_layout(described: Mapping[str, tuple[tuple[int, ...], str]]) -> Layout:
         BankError: naming the layer, what was expected and what was found.
     """
     layers = _group_by_layer(described)
-    first_name, first = next(iter(layers.items()))
-    _check_complete(first_name, first, has_projection=TO_Q in first)
-    num_loras, _, rank = _expect_dims(first_name, LORA_A, first[LORA_A], 3)
-    key_dim = _expect_dims(first_name, KEYS, first[KEYS], 2)[1]
-    has_projection = TO_Q in first
-    query_dim = _expect_dims(first_name, TO_Q, first[TO_Q], 2)[1] if has_projection else key_dim
-    layout = Layout(layers, num_loras, rank, key_dim, query_dim, has_projection)
+    has_projection = 2 * sum(TO_Q in shapes for shapes in layers.values()) > len(layers)
     for name, shapes in layers.items():
         _check_complete(name, shapes, has_projection)
-        _check_shapes(name, shapes, layout, first_name)
+        _check_dimensions(name, shapes)
+    num_loras, rank = _common(shapes[LORA_A][::2] for shapes in layers.values())
+    key_dim = _common(shapes[KEYS][1] for shapes in layers.values())
+    query_dim = _common(shapes[TO_Q][1] for shapes in layers.values()) if has_projection else key_dim
+    layout = Layout(layers, num_loras, rank, key_dim, query_dim, has_projection)
+    for name, shapes in layers.items():
+        _check_shapes(name, shapes, layout)
     return layout
+
+
+def _common(values: Iterable) -> Any:
+    """What most layers say, so that an error names the odd one out and not the others."""
+    return Counter(values).most_common(1)[0][0]
 
 
 def _group_by_layer(described: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, Shapes]:
@@ -155,19 +162,21 @@ def _check_complete(layer: str, shapes: Shapes, has_projection: bool) -> None:
             f"layer {layer}: {' and '.join(missing)} missing; the file is incomplete, get it again or retrain"
         )
     if not has_projection and TO_Q in shapes:
-        raise BankError(f"layer {layer}: has {TO_Q}, which the layers before it do not have; all layers must agree")
+        raise BankError(f"layer {layer}: has {TO_Q}, which most layers do not have; all layers must agree")
 
 
-def _expect_dims(layer: str, tensor: str, shape: tuple[int, ...], dims: int) -> tuple[int, ...]:
-    if len(shape) != dims or 0 in shape:
-        raise BankError(f"layer {layer}: {tensor} has shape {list(shape)}; expected {dims} dimensions, none of them 0")
-    return shape
+def _check_dimensions(layer: str, shapes: Shapes) -> None:
+    for tensor, shape in shapes.items():
+        if len(shape) != _DIMENSIONS[tensor] or 0 in shape:
+            raise BankError(
+                f"layer {layer}: {tensor} has shape {list(shape)}; expected {_DIMENSIONS[tensor]} dimensions, none of"
+                " them 0"
+            )
 
 
-def _check_shapes(layer: str, shapes: Shapes, layout: Layout, first: str) -> None:
+def _check_shapes(layer: str, shapes: Shapes, layout: Layout) -> None:
     n, r, d, q = layout.num_loras, layout.rank, layout.key_dim, layout.query_dim
-    features_in = _expect_dims(layer, LORA_A, shapes[LORA_A], 3)[1]
-    features_out = _expect_dims(layer, LORA_B, shapes[LORA_B], 3)[2]
+    features_in, features_out = shapes[LORA_A][1], shapes[LORA_B][2]
     expected = {
         LORA_A: (n, features_in, r),
         LORA_B: (n, r, features_out),
@@ -178,8 +187,8 @@ def _check_shapes(layer: str, shapes: Shapes, layout: Layout, first: str) -> Non
     for tensor, shape in shapes.items():
         if shape != expected[tensor]:
             raise BankError(
-                f"layer {layer}: {tensor} has shape {list(shape)}; expected {list(expected[tensor])} (N = {n}, rank"
-                f" {r}, key width {d} and query width {q} as in layer {first})"
+                f"layer {layer}: {tensor} has shape {list(shape)}; expected {list(expected[tensor])}, since most layers"
+                f" have N = {n}, rank {r}, key width {d} and query width {q}"
             )
 
 

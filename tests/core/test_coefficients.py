@@ -1,0 +1,249 @@
+"""Operations on mixing coefficients."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from lorweb_core import BasisBank, MixingCoefficients
+from lorweb_core.patterns import match_layers, parse_block_scales, parse_overrides
+from lorweb_core.plot import heatmap
+
+from .conftest import LAYERS
+
+NAMES = tuple(LAYERS)
+
+
+def shares(seed=0, batch=()):
+    logits = 2 * torch.randn(*batch, len(NAMES), 6, generator=torch.Generator().manual_seed(seed))
+    return MixingCoefficients(logits.softmax(-1), NAMES)
+
+
+def signed(seed=0):
+    logits = torch.randn(len(NAMES), 6, generator=torch.Generator().manual_seed(seed))
+    return MixingCoefficients(logits.tanh(), NAMES, softmax=False)
+
+
+def test_blend_interpolates():
+    first, second = shares(1), shares(2)
+    quarter = MixingCoefficients.blend((first, second), (0.75, 0.25))
+    torch.testing.assert_close(quarter.values, 0.75 * first.values + 0.25 * second.values)
+    torch.testing.assert_close(quarter.values.sum(-1), torch.ones(len(NAMES)))
+    assert torch.equal(MixingCoefficients.blend((first, second), (1, 0)).values, first.values)
+
+
+def test_blend_of_many_averages_by_default():
+    parts = [shares(i) for i in range(4)]
+    expected = torch.stack([part.values for part in parts]).mean(0)
+    torch.testing.assert_close(MixingCoefficients.blend(parts).values, expected)
+
+
+def test_mean_averages_a_batch():
+    batch = shares(batch=(3,))
+    torch.testing.assert_close(batch.mean().values, batch.values.mean(0))
+    single = shares()
+    assert single.mean() is single
+
+
+@pytest.mark.parametrize(
+    ("parts", "weights", "message"),
+    [
+        ((), None, "nothing to blend"),
+        ((shares(), shares()), (1.0,), "2 coefficients need as many weights; found 1"),
+        ((shares(), signed()), None, "different banks"),
+        ((shares(), MixingCoefficients(torch.ones(1, 6), NAMES[:1])), None, "11 layers of 6 .* and 1 layers of 6"),
+    ],
+)
+def test_blend_refuses(parts, weights, message):
+    with pytest.raises(ValueError, match=message):
+        MixingCoefficients.blend(parts, weights)
+
+
+def test_temperature_divides_the_logits():
+    logits = torch.randn(len(NAMES), 6)
+    c = MixingCoefficients(logits.softmax(-1), NAMES)
+    torch.testing.assert_close(c.temperature(0.3).values, (logits / 0.3).softmax(-1))
+    t = MixingCoefficients(logits.tanh(), NAMES, softmax=False)
+    torch.testing.assert_close(t.temperature(2.0).values, (logits / 2).tanh())
+
+
+def test_temperature_keeps_totals_and_signs():
+    c = MixingCoefficients.blend((shares(1), shares(2)), (1.6, -0.6)).scale_blocks([("transformer_blocks", 0.5)])
+    cold = c.temperature(0.5)
+    torch.testing.assert_close(cold.values.abs().sum(-1), c.values.abs().sum(-1))
+    assert torch.equal(cold.values.sign(), c.values.sign())
+    assert (cold.entropy() < c.entropy()).all()
+
+
+@pytest.mark.parametrize("c", [shares(), signed()])
+def test_temperature_limits(c):
+    assert c.temperature(1.0) is c
+    coldest = c.temperature(1e-3)
+    assert torch.isfinite(coldest.values).all()
+    for t in (0.0, -1.0, float("nan")):
+        with pytest.raises(ValueError, match="above 0"):
+            c.temperature(t)
+
+
+def test_zero_layers_survive_everything():
+    c = shares().scale_blocks([("transformer_blocks", 0.0)])
+    for changed in (c.temperature(0.5), c.top_k(2)):
+        assert torch.isfinite(changed.values).all() and (changed.for_layer(NAMES[0]) == 0).all()
+    assert c.entropy()[0] == 0
+
+
+def test_top_k():
+    c = shares()
+    top = c.top_k(2)
+    assert ((top.values != 0).sum(-1) == 2).all()
+    torch.testing.assert_close(top.values.sum(-1), torch.ones(len(NAMES)))
+    assert torch.equal(top.values.argmax(-1), c.values.argmax(-1))
+    strong = signed().top_k(2)
+    kept = strong.values != 0
+    assert torch.equal(strong.values[kept], signed().values[kept])
+    with pytest.raises(ValueError, match="top-k is 7; this bank has 6"):
+        c.top_k(7)
+
+
+def test_scale_blocks():
+    c = shares()
+    scaled = c.scale_blocks([("transformer_blocks.*", 0.5), ("transformer_blocks.0.attn.to_k", 0.0)])
+    torch.testing.assert_close(scaled.for_layer("transformer_blocks.2.norm1.linear").sum(), torch.tensor(0.5))
+    assert scaled.for_layer("transformer_blocks.0.attn.to_k").abs().sum() == 0
+    name = "single_transformer_blocks.0.proj_out"
+    assert torch.equal(scaled.for_layer(name), c.for_layer(name))
+    with pytest.raises(ValueError, match="not a finite number"):
+        c.scale_blocks([("transformer_blocks", math.inf)])
+
+
+def test_override():
+    c = shares().override([("*.attn.to_q", 3, 0.9), ("transformer_blocks.0.attn.to_q", 0, -1.0)])
+    assert c.for_layer("transformer_blocks.0.attn.to_q")[3] == torch.tensor(0.9)
+    assert c.for_layer("transformer_blocks.0.attn.to_q")[0] == -1
+    assert c.for_layer("single_transformer_blocks.0.attn.to_q")[3] == torch.tensor(0.9)
+    assert torch.equal(
+        c.for_layer("transformer_blocks.0.attn.to_k"), shares().for_layer("transformer_blocks.0.attn.to_k")
+    )
+    with pytest.raises(ValueError, match="numbered 0 to 5"):
+        c.override([("*", 6, 1.0)])
+
+
+def test_operations_leave_the_original():
+    c = shares()
+    before = c.values.clone()
+    c.temperature(0.5), c.top_k(1), c.scale_blocks([("*", 0.0)]), c.override([("*", 0, 9.0)])
+    assert torch.equal(c.values, before)
+
+
+def test_entropy_and_effective_number():
+    even = MixingCoefficients(torch.full((1, 8), 1 / 8), ("x",))
+    one = MixingCoefficients(torch.eye(8)[:1], ("x",))
+    torch.testing.assert_close(even.effective_number(), torch.tensor([8.0]))
+    torch.testing.assert_close(one.effective_number(), torch.tensor([1.0]))
+    torch.testing.assert_close(even.entropy(), torch.tensor([math.log(8)]))
+    assert shares(batch=(3,)).entropy().shape == (3, len(NAMES))
+
+
+@pytest.mark.parametrize("c", [shares(), signed()])
+def test_json_round_trip(c):
+    again = MixingCoefficients.from_json(c.to_json())
+    assert torch.equal(again.values, c.values)
+    assert (again.layers, again.softmax) == (c.layers, c.softmax)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: "{", "not JSON"),
+        (lambda d: json.dumps([1]), "does not hold coefficients"),
+        (lambda d: json.dumps({**d, "format": "other"}), "does not hold coefficients"),
+        (lambda d: json.dumps({**d, "layers": {}}), "at least one layer"),
+        (lambda d: json.dumps({**d, "softmax": 1}), "true or false"),
+        (lambda d: json.dumps({**d, "layers": {"a": [1.0, 2.0], "b": [1.0]}}), "layer b: expected a list of 2"),
+        (lambda d: json.dumps({**d, "layers": {"a": ["x"]}}), "layer a"),
+        (lambda d: json.dumps({**d, "layers": {"a": 3}}), "layer a"),
+    ],
+)
+def test_bad_json(change, message):
+    with pytest.raises(ValueError, match=message):
+        MixingCoefficients.from_json(change(json.loads(shares().to_json())))
+
+
+def test_json_composes_with_its_bank(make_bank):
+    bank = BasisBank.load(make_bank()[0])
+    c = bank.mix(torch.randn(36))
+    again = MixingCoefficients.from_json(c.to_json())
+    assert torch.equal(bank.delta(NAMES[0], again), bank.delta(NAMES[0], c))
+
+
+@pytest.mark.parametrize("shape", [(6,), (10, 6), (2, 10, 6)])
+def test_shape_is_checked(shape):
+    with pytest.raises(ValueError, match=r"expected \[11, N\]"):
+        MixingCoefficients(torch.zeros(shape), NAMES)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "count"),
+    [
+        ("transformer_blocks", 6), ("transformer_blocks.*", 6), ("transformer_blocks.{0-2}", 5), ("*", 11),
+        ("transformer_blocks.1", 0), ("transformer_blocks.10", 1), ("*.proj_???", 2), ("*.attn.to_[qk]", 4),
+        ("transformer_blocks.{3-9}", 0), ("ransformer_blocks", 0), ("transformer_block", 0),
+    ],
+)  # fmt: skip
+def test_patterns(pattern, count):
+    if count:
+        assert len(match_layers(pattern, NAMES)) == count
+    else:
+        with pytest.raises(ValueError, match="matches none of the 11 layers"):
+            match_layers(pattern, NAMES)
+
+
+def test_a_misspelt_pattern_names_the_nearest():
+    with pytest.raises(ValueError, match=r"single_transformer_blocks\.0\.proj_out"):
+        match_layers("single_transformer_blocks.0.proj_uot", NAMES)
+
+
+def test_tables_from_text():
+    text = "# weaker first blocks\ntransformer_blocks.{0-4} = 0.5\n\n*.proj_out=1e-1 # less\n"
+    assert parse_block_scales(text) == [("transformer_blocks.{0-4}", 0.5), ("*.proj_out", 0.1)]
+    assert parse_overrides("single_transformer_blocks.* 7 = -0.3") == [("single_transformer_blocks.*", 7, -0.3)]
+    assert parse_block_scales("") == []
+
+
+@pytest.mark.parametrize(
+    ("parse", "text", "message"),
+    [
+        (parse_block_scales, "a = 1\nb", "line 2: 'b' is not an assignment"),
+        (parse_block_scales, "= 1", "line 1"),
+        (parse_block_scales, "a = much", "line 1: 'much' in 'a = much' is not a number"),
+        (parse_overrides, "a = 1", "line 1: 'a = 1' names no basis element"),
+        (parse_overrides, "a -1 = 1", "names no basis element"),
+        (parse_overrides, "a 1 = ", "is not a number"),
+    ],
+)
+def test_bad_tables(parse, text, message):
+    with pytest.raises(ValueError, match=message):
+        parse(text)
+
+
+def test_heatmap_shows_the_values():
+    """The cell of the strongest coefficient is the brightest of the map, and a zero cell is dark."""
+    values = torch.full((4, 5), 0.01)
+    values[2, 3] = 0.96
+    names = tuple(f"transformer_blocks.{i}.attn.to_q" for i in range(4))
+    picture = torch.from_numpy(heatmap(MixingCoefficients(values, names)).copy()).float()
+    dim = torch.from_numpy(heatmap(MixingCoefficients(torch.full((4, 5), 0.01), names)).copy()).float()
+    assert picture.shape[-1] == 3 and picture.shape == dim.shape
+    bright = (picture == torch.tensor([252.0, 253.0, 191.0])).all(-1)
+    assert bright.any()
+    ys, xs = bright.nonzero(as_tuple=True)
+    assert int(xs.min()) == 116 + 3 * 40 and int(ys.max() - ys.min()) == 15
+
+
+def test_heatmap_of_signed_coefficients_differs_in_colour():
+    c = signed()
+    flipped = MixingCoefficients(-c.values, NAMES, softmax=False)
+    assert (heatmap(c) != heatmap(flipped)).any()
+    with pytest.raises(ValueError, match="a batch of 3"):
+        heatmap(shares(batch=(3,)))

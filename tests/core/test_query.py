@@ -1,0 +1,117 @@
+"""Every query mode: which images are encoded, how they combine, and that no image is encoded twice."""
+
+import pytest
+import torch
+
+from lorweb_core.query import QUERY_MODES, build_query
+
+E, TOKENS, WIDTH = 5, 4, 3
+
+
+class RecordingEncoder:
+    """A real, if tiny, encoder: a fixed random linear map of the image's 4 x 4 thumbnail. It records its inputs."""
+
+    def __init__(self):
+        generator = torch.Generator().manual_seed(0)
+        self.weight = torch.randn(48, E, generator=generator)
+        self.token_weight = torch.randn(17, 48, TOKENS * WIDTH, generator=generator)
+        self.seen: list[tuple[torch.Tensor, bool]] = []
+
+    def _thumbnail(self, images):
+        return torch.nn.functional.adaptive_avg_pool2d(images.movedim(-1, 1), 4).flatten(1)
+
+    def pooled(self, images, stretch=False):
+        self.seen.append((images, stretch))
+        return self._thumbnail(images) @ self.weight
+
+    def tokens(self, images, hidden):
+        self.seen.append((images, False))
+        states = [(self._thumbnail(images) @ self.token_weight[h]).view(-1, TOKENS, WIDTH) for h in hidden]
+        return torch.cat(states, dim=1)
+
+
+@pytest.fixture
+def triplet():
+    generator = torch.Generator().manual_seed(1)
+    return [torch.rand(1, 8, 8, 3, generator=generator) for _ in range(3)]
+
+
+def canvas(a, a_prime, b, last):
+    return torch.cat((torch.cat((a, a_prime), 2), torch.cat((b, last), 2)), 1)
+
+
+def test_every_mode_of_the_method_is_there():
+    pooled = {"cat-aa'b", "ca'-ca", "ca'-ca+cb", "aa'bb'", "caa'bb'", "caa'b", "caa'"}
+    assert set(QUERY_MODES) == pooled | {"paa'b", "paa'b3", "cat-paa'b", "cat-paa'b3"}
+
+
+def test_pooled_modes(triplet):
+    a, a_prime, b = triplet
+    encoder = RecordingEncoder()
+    clip = encoder.pooled
+    expected = {
+        "cat-aa'b": torch.cat((clip(a), clip(a_prime), clip(b)), -1),
+        "ca'-ca": clip(a_prime) - clip(a),
+        "ca'-ca+cb": clip(a_prime) - clip(a) + clip(b),
+        "aa'bb'": clip(canvas(a, a_prime, b, b)),
+        "caa'bb'": clip(canvas(a, a_prime, b, b)),
+        "caa'b": clip(canvas(a, a_prime, b, torch.zeros_like(b))),
+        "caa'": clip(torch.cat((a, a_prime), 2)),
+    }
+    for mode, z in expected.items():
+        assert torch.equal(build_query(mode, *triplet, RecordingEncoder()), z), mode
+        assert z.shape[-1] == QUERY_MODES[mode].parts * E
+
+
+def test_token_modes(triplet):
+    a, a_prime, b = triplet
+    tokens = RecordingEncoder().tokens
+    dark = canvas(a, a_prime, b, torch.zeros_like(b))
+    three = (-16, -8, -1)
+    expected = {
+        "paa'b": tokens(dark, (-1,)).flatten(1),
+        "paa'b3": tokens(dark, three).flatten(1),
+        "cat-paa'b": torch.cat([tokens(x, (-1,)).flatten(1) for x in triplet], -1),
+        "cat-paa'b3": torch.cat([tokens(x, three).flatten(1) for x in triplet], -1),
+    }
+    for mode, z in expected.items():
+        assert torch.equal(build_query(mode, *triplet, RecordingEncoder()), z), mode
+    assert expected["cat-paa'b3"].shape == (1, 3 * 3 * TOKENS * WIDTH)
+
+
+def test_only_the_top_half_is_stretched(triplet):
+    for mode in QUERY_MODES:
+        encoder = RecordingEncoder()
+        build_query(mode, *triplet, encoder)
+        assert all(stretch == (mode == "caa'") for _, stretch in encoder.seen), mode
+
+
+@pytest.mark.parametrize("mode", list(QUERY_MODES))
+def test_batches_combine_every_pair_with_every_b(mode):
+    pairs, targets = torch.rand(2, 2, 8, 8, 3), torch.rand(3, 8, 8, 3)
+    z = build_query(mode, pairs[0], pairs[1], targets, RecordingEncoder())
+    singles = [
+        build_query(mode, pairs[0][p : p + 1], pairs[1][p : p + 1], targets[t : t + 1], RecordingEncoder())
+        for p in range(2)
+        for t in range(3)
+    ]
+    torch.testing.assert_close(z, torch.cat(singles))
+
+
+def test_images_are_encoded_once_in_a_batch():
+    encoder = RecordingEncoder()
+    build_query("cat-aa'b", torch.rand(2, 8, 8, 3), torch.rand(2, 8, 8, 3), torch.rand(5, 8, 8, 3), encoder)
+    assert sum(len(images) for images, _ in encoder.seen) == 2 + 2 + 5
+    encoder = RecordingEncoder()
+    build_query("ca'-ca", torch.rand(2, 8, 8, 3), torch.rand(2, 8, 8, 3), torch.rand(5, 8, 8, 3), encoder)
+    assert sum(len(images) for images, _ in encoder.seen) == 2 + 2
+
+
+def test_refusals(triplet):
+    a, a_prime, b = triplet
+    with pytest.raises(ValueError, match="query mode 'x' is unknown; known: cat-aa'b"):
+        build_query("x", *triplet, RecordingEncoder())
+    with pytest.raises(ValueError, match="equally many"):
+        build_query("cat-aa'b", a.repeat(2, 1, 1, 1), a_prime, b, RecordingEncoder())
+    with pytest.raises(ValueError, match="of one size"):
+        build_query("cat-aa'b", a, a_prime, torch.rand(1, 8, 9, 3), RecordingEncoder())
