@@ -36,6 +36,7 @@ OnProgress = Callable[[str, int, int], None]
 
 _START_SECONDS = 300
 _STOP_SECONDS = 10
+_REPLY_SECONDS = 120
 _POLL_SECONDS = 1.0
 _NOT_IN_A_COPY = (".git", ".venv", ".*_cache", "__pycache__", "demo_output", "runs")
 
@@ -217,9 +218,11 @@ class ComfyServer:
             TimeoutError: when it takes longer than ``timeout``.
             ServerError: when the server dies.
         """
+        self._check_alive()
         client = uuid.uuid4().hex
         address = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
-        with closing(websocket.create_connection(address, timeout=_POLL_SECONDS)) as connection:
+        with closing(websocket.create_connection(address, timeout=_REPLY_SECONDS)) as connection:
+            connection.settimeout(_POLL_SECONDS)
             prompt_id = self._queue(graph, client)
             self._follow(connection, prompt_id, on_progress, time.monotonic() + timeout)
         return self._outputs(prompt_id)
@@ -282,13 +285,13 @@ class ComfyServer:
 
     def _request(self, method: str, path: str, **arguments: Any) -> requests.Response:
         self._check_alive()
-        reply = requests.request(method, self.url + path, timeout=120, **arguments)
+        reply = requests.request(method, self.url + path, timeout=_REPLY_SECONDS, **arguments)
         reply.raise_for_status()
         return reply
 
     def _queue(self, graph: Graph, client: str) -> str:
-        self._check_alive()
-        reply = requests.post(f"{self.url}/prompt", json={"prompt": graph, "client_id": client}, timeout=120)
+        content = {"prompt": graph, "client_id": client}
+        reply = requests.post(f"{self.url}/prompt", json=content, timeout=_REPLY_SECONDS)
         if reply.status_code >= 500:
             reply.raise_for_status()
         answer = reply.json()

@@ -158,9 +158,7 @@ def flux_layers(hidden: int, double: int, single: int, mlp_ratio: int = 4) -> di
     of_single |= {"norm.linear": (hidden, 3 * hidden)}
     of_single |= {"proj_mlp": (hidden, mlp), "proj_out": (hidden + mlp, hidden)}
     layers = {f"transformer_blocks.{i}.{name}": size for i in range(double) for name, size in of_double.items()}
-    layers |= {
-        f"single_transformer_blocks.{i}.{name}": size for i in range(single) for name, size in of_single.items()
-    }
+    layers |= {f"single_transformer_blocks.{i}.{name}": size for i in range(single) for name, size in of_single.items()}
     return layers
 
 
@@ -262,9 +260,7 @@ class _Residual(nn.Module):
 
     def __init__(self, width: int):
         super().__init__()
-        self.conv = nn.Sequential(
-            _conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width)
-        )
+        self.conv = nn.Sequential(_conv(width, width), nn.ReLU(), _conv(width, width), nn.ReLU(), _conv(width, width))
         with torch.no_grad():
             self.conv[-1].weight.mul_(0.3)
 
