@@ -66,7 +66,7 @@ def test_initialisation_follows_the_method():
     tuner = LoRWeBModel(
         base, LoRWeBConfig(bank=bank_config(num_loras=64, key_dim=64, query_dim=400), target_modules="a")
     )
-    a, b = tuner.tuner_layers["a"].bank_factors()
+    a, b = (tuner.bank_tensors(tuner.adapter_state_dict())["a"][name] for name in ("lora_A", "lora_B"))
     assert a.shape == (64, 400, 2) and b.shape == (64, 2, 30)
     assert b.abs().max() == 0
     bound = 400**-0.5
@@ -137,7 +137,7 @@ def test_one_query_serves_a_whole_batch_and_a_flat_input():
 def test_exported_bank_gives_the_tuners_own_deltas(inputs, settings, tmp_path):
     _, z = inputs
     tuner = tune(Blocks(), **settings)
-    write_bank(tmp_path / "bank.safetensors", tuner.to_bank_tensors(), tuner.bank_config)
+    write_bank(tmp_path / "bank.safetensors", tuner.bank_tensors(tuner.adapter_state_dict()), tuner.bank_config)
     bank = BasisBank.load(tmp_path / "bank.safetensors")
     assert bank.config == tuner.bank_config and set(bank.layers) == set(tuner.tuner_layers)
     coefficients = bank.mix(z[0])

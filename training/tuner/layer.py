@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import torch
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -27,7 +26,6 @@ class LoRWeBLayer(nn.Module, BaseTunerLayer):
         super().__init__()
         self.base_layer = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.num_loras, self.rank = bank.num_loras, bank.rank
         width = bank.num_loras * bank.rank
         # nn.Linear's own initialisation is the Kaiming-uniform of LoRA: bound 1 / sqrt(in), whatever N is.
         self.lora_A = nn.ModuleDict({adapter_name: nn.Linear(self.in_features, width, bias=False)})
@@ -57,11 +55,3 @@ class LoRWeBLayer(nn.Module, BaseTunerLayer):
         if c.shape[0] not in (1, projected.shape[0]):
             raise ValueError(f"{c.shape[0]} analogy queries do not go with a batch of {projected.shape[0]}")
         return c.to(projected.dtype).view(c.shape[0], *[1] * (projected.dim() - 2), c.shape[1])
-
-    @torch.no_grad()
-    def bank_factors(self) -> tuple[Tensor, Tensor]:
-        """(A [N, in, r], B [N, r, out]) as the bank file stores them."""
-        (adapter,) = self.active_adapters
-        a = self.lora_A[adapter].weight.unflatten(0, (self.num_loras, self.rank)).transpose(1, 2)
-        b = self.lora_B[adapter].weight.T.unflatten(0, (self.num_loras, self.rank))
-        return a, b

@@ -1,12 +1,13 @@
 """The tuner: PEFT injects the layers, the mixer gives them their coefficients."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lorweb_core.checkpoint import KEYS, LORA_A, LORA_B, TO_Q
 
@@ -51,7 +52,7 @@ class LoRWeBModel(BaseTuner):
     ) -> None:
         if not (hasattr(target, "in_features") and hasattr(target, "out_features")):
             raise ValueError(
-                f"{current_key} is a {type(target).__name__}; a basis needs a linear layer, so narrow target_modules to those"
+                f"{current_key} is a {type(target).__name__}; a basis needs a linear layer: narrow target_modules"
             )
         self._replace_module(parent, target_name, LoRWeBLayer(target, adapter_name, peft_config.bank), target)
 
@@ -105,11 +106,12 @@ class LoRWeBModel(BaseTuner):
             self.set_coefficients(before)
 
     def adapter_state_dict(self) -> dict[str, Tensor]:
-        """Every trained tensor, under PEFT's adapter names."""
-        state = self._get_adapter_state_dict(self, self.peft_config[ADAPTER], ADAPTER, self.state_dict(), [])
+        """Every trained tensor, whole, under PEFT's adapter names. Collective when FSDP2 sharded the parameters."""
+        trained = {name: gather(p.detach()) for name, p in self.named_parameters() if p.requires_grad}
+        state = self._get_adapter_state_dict(self, self.peft_config[ADAPTER], ADAPTER, trained, [])
         return {self._remove_adapter_name_from_key(key, ADAPTER): value for key, value in state.items()}
 
-    def load_adapter_state_dict(self, state: dict[str, Tensor]) -> None:
+    def load_adapter_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Load what ``adapter_state_dict`` returned.
 
         Raises:
@@ -119,16 +121,25 @@ class LoRWeBModel(BaseTuner):
         if ours != state.keys():
             odd = sorted(ours ^ state.keys())
             raise ValueError(f"the adapter state does not fit this model: {len(odd)} names differ, such as {odd[0]}")
-        named = self._remap_adapter_state_dict_for_load(self, self.peft_config[ADAPTER], ADAPTER, state)
+        named = self._remap_adapter_state_dict_for_load(self, self.peft_config[ADAPTER], ADAPTER, dict(state))
         self.load_state_dict(named, strict=False)
 
-    @torch.no_grad()
-    def to_bank_tensors(self) -> dict[str, dict[str, Tensor]]:
-        """Module path -> tensor name -> tensor, for ``lorweb_core.checkpoint.write_bank``."""
+    def bank_tensors(self, state: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+        """An adapter state as the core's ``write_bank`` takes it: module path -> tensor name -> tensor."""
         tensors = {}
-        for index, (name, layer) in enumerate(self.tuner_layers.items()):
-            a, b = layer.bank_factors()
-            tensors[name] = {LORA_A: a, LORA_B: b, KEYS: self.mixer.keys[index]}
+        for index, name in enumerate(self.tuner_layers):
+            a, b = (state[f"model.{name}.{matrix}.weight"] for matrix in ("lora_A", "lora_B"))
+            split = (self.bank_config.num_loras, self.bank_config.rank)
+            tensors[name] = {
+                LORA_A: a.unflatten(0, split).transpose(1, 2),
+                LORA_B: b.T.unflatten(0, split),
+                KEYS: state["mixer.keys"][index],
+            }
             if self.mixer.to_q is not None:
-                tensors[name][TO_Q] = self.mixer.to_q[index]
+                tensors[name][TO_Q] = state["mixer.to_q"][index]
         return tensors
+
+
+def gather(tensor: Tensor) -> Tensor:
+    """The whole of a tensor that FSDP2 may have sharded."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor

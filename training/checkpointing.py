@@ -1,0 +1,134 @@
+"""Checkpoints of a run: folders of safetensors and JSON that exist complete or not at all."""
+
+import errno
+import json
+import logging
+import os
+import re
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+_NAME = re.compile(r"step-(\d{8})")
+_STATE = "state.json"
+
+
+class Checkpoints:
+    """The checkpoints of one run.
+
+    A checkpoint is written under a hidden name and renamed when all of it is on disk, so a kill or a full disk at any
+    moment leaves the last good one, and older ones are removed only after that.
+
+    Args:
+        folder: where they lie, one folder each.
+        keep: how many of the newest are kept.
+    """
+
+    def __init__(self, folder: Path, keep: int):
+        self.folder, self.keep = folder, keep
+
+    def steps(self) -> list[int]:
+        """Steps of the complete checkpoints, oldest first."""
+        names = (_NAME.fullmatch(path.name) for path in self.folder.glob("step-*"))
+        return sorted(int(match[1]) for match in names if match)
+
+    def path(self, step: int) -> Path:
+        """Folder of the checkpoint of a step."""
+        return self.folder / f"step-{step:08d}"
+
+    def save(self, step: int, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+        """Write a checkpoint.
+
+        Args:
+            tensors: file name without suffix -> tensor name -> tensor.
+            state: everything else, as JSON.
+
+        Raises:
+            OSError: when it cannot be written; nothing is left of it, and the last good checkpoint is untouched.
+        """
+        if self.path(step).exists():
+            return
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._remove_unfinished()
+        unfinished = self.folder / f".step-{step:08d}.tmp"
+        try:
+            _write(unfinished, tensors, state)
+            os.replace(unfinished, self.path(step))
+            _sync(self.folder)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(unfinished, ignore_errors=True)
+            raise self._explain(step, error) from error
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.path(old))
+
+    def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
+        """(tensors, state) as they were given to ``save``."""
+        folder = self.path(step)
+        tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
+        return tensors, json.loads((folder / _STATE).read_text(encoding="utf-8"))
+
+    def _remove_unfinished(self) -> None:
+        for path in self.folder.glob(".step-*.tmp"):
+            logger.warning("%s is an unfinished checkpoint of an interrupted run; removed", path)
+            shutil.rmtree(path)
+
+    def _explain(self, step: int, error: Exception) -> OSError:
+        free = shutil.disk_usage(self.folder).free
+        last = self.steps()[-1:] or ["none"]
+        return OSError(
+            getattr(error, "errno", None) or errno.EIO,
+            f"{self.folder}: the checkpoint of step {step} cannot be written ({error}); {free / 2**20:,.0f} MiB"
+            f" are free. The last good checkpoint is {last[0]}: make room and start the same command again",
+        )
+
+
+def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
+    folder.mkdir()
+    for name, group in tensors.items():
+        save_file(
+            {key: value.detach().cpu().contiguous() for key, value in group.items()}, folder / f"{name}.safetensors"
+        )
+    (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
+    for path in (*folder.iterdir(), folder):
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    """Force a file, or the entries of a folder, to disk (folders cannot be opened on Windows, nor need be)."""
+    if path.is_dir() and os.name == "nt":
+        return
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """An optimiser's state (parameter names as keys) as named tensors and JSON."""
+    tensors: dict[str, Tensor] = {}
+    scalars: dict[str, dict[str, Any]] = {}
+    for name, entries in state["state"].items():
+        scalars[name] = {}
+        for key, value in entries.items():
+            if isinstance(value, Tensor):
+                tensors[f"{name}/{key}"] = value
+            else:
+                scalars[name][key] = value
+    return tensors, {"scalars": scalars, "groups": state["param_groups"]}
+
+
+def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
+    """The inverse of ``split_optimizer_state``."""
+    state = {name: dict(entries) for name, entries in rest["scalars"].items()}
+    for key, value in tensors.items():
+        name, entry = key.rsplit("/", 1)
+        state[name][entry] = value
+    return {"state": state, "param_groups": rest["groups"]}

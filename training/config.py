@@ -1,0 +1,249 @@
+"""The one configuration tree of a training run: typed, with YAML files and ``key=value`` overrides on top."""
+
+import difflib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+from lorweb_core import BankConfig
+from lorweb_core.mixing import MIXINGS
+from lorweb_core.query import QUERY_MODES
+
+from .tuner import FLUX_TARGETS
+
+logger = logging.getLogger(__name__)
+
+QUANTISATIONS = ("none", "nf4", "int8", "torchao-int8")
+PRECISIONS = ("no", "fp16", "bf16")
+WEIGHTINGS = ("bell", "none")
+TIMESTEPS = ("uniform", "logit_normal", "mode")
+MADE_IN_RUN = "made-in-run"  # stands for the random base and the photographs that a tiny run makes for itself
+OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
+
+
+@dataclass
+class BaseConfig:
+    """The frozen model."""
+
+    path: str = "???"
+    dtype: str = "bfloat16"
+    quantise: str = "none"
+    gradient_checkpointing: bool = True
+    compile: bool = False
+
+
+@dataclass
+class BankSettings:
+    """Shape and mixing of the bank; its query width follows from the encoder and the mode."""
+
+    num_loras: int = 32
+    rank: int = 4
+    key_dim: int = 128
+    heads: int = 1
+    softmax: bool = True
+    mixing: str = "mean"
+    alpha: float | None = None
+    projection: str = "linear"
+    query_mode: str = "cat-aa'b"
+    encoder: str = "openai/clip-vit-large-patch14"
+    targets: str = FLUX_TARGETS
+
+    def resolve(self, embedding_dim: int, base_model: str) -> BankConfig:
+        """The bank's own configuration, once the width of one encoder embedding is known."""
+        settings = {name: value for name, value in vars(self).items() if name != "targets"}
+        query_dim = embedding_dim * QUERY_MODES[self.query_mode].parts
+        return BankConfig(**settings, query_dim=query_dim, base_model=base_model)
+
+
+@dataclass
+class DataConfig:
+    """What is trained on."""
+
+    manifest: str = "???"
+    validation_manifest: str | None = None
+    canvas: int = 512
+    swap: float = 0.5
+    workers: int = 2
+    cache: str | None = None
+    cache_latents: int = 0
+
+
+@dataclass
+class ObjectiveConfig:
+    """Flow matching, and what may be added to it."""
+
+    weighting: str = "bell"
+    timesteps: str = "uniform"
+    canvas_weight: float = 1.0
+    guidance: float = 1.0
+    caption_dropout: float = 0.05
+    entropy: float = 0.0
+    balance: float = 0.0
+
+
+@dataclass
+class OptimizerConfig:
+    """The optimiser and its schedule."""
+
+    name: str = "adamw"
+    lr: float = 1e-3
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.05
+    clip: float = 1.0
+    schedule: str = "constant"
+    warmup: int = 0
+    ema: float = 0.0
+
+
+@dataclass
+class TrainConfig:
+    """Length and size of the run."""
+
+    steps: int = 10_000
+    batch: int = 6
+    accumulate: int = 1
+    precision: str = "bf16"
+    seed: int = 0
+
+
+@dataclass
+class CheckpointConfig:
+    """When the state is saved."""
+
+    every: int = 500
+    keep: int = 2
+    resume: bool = True
+
+
+@dataclass
+class ValidationConfig:
+    """Sampled grids while training."""
+
+    every: int = 1000
+    analogies: int = 4
+    steps: int = 28
+    guidance: float = 2.5
+
+
+@dataclass
+class LogConfig:
+    """What is written while training."""
+
+    every: int = 10
+    trackers: list[str] = field(default_factory=lambda: ["csv", "tensorboard"])
+    project: str = "lorweb"
+
+
+@dataclass
+class Config:
+    """The whole tree."""
+
+    run: str = "???"
+    tiny: bool = False
+    base: BaseConfig = field(default_factory=BaseConfig)
+    bank: BankSettings = field(default_factory=BankSettings)
+    data: DataConfig = field(default_factory=DataConfig)
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    train: TrainConfig = field(default_factory=TrainConfig)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    validation: ValidationConfig = field(default_factory=ValidationConfig)
+    log: LogConfig = field(default_factory=LogConfig)
+
+
+_CHOICES = {
+    "base.quantise": QUANTISATIONS,
+    "base.dtype": ("float32", "bfloat16", "float16"),
+    "bank.mixing": MIXINGS,
+    "bank.query_mode": tuple(QUERY_MODES),
+    "objective.weighting": WEIGHTINGS,
+    "objective.timesteps": TIMESTEPS,
+    "optimizer.name": OPTIMIZERS,
+    "train.precision": PRECISIONS,
+}
+_AT_LEAST = {
+    "train.steps": 1, "train.batch": 1, "train.accumulate": 1, "checkpoint.every": 1, "checkpoint.keep": 1,
+    "log.every": 1, "data.workers": 0, "data.cache_latents": 0, "data.canvas": 32, "objective.entropy": 0,
+    "objective.balance": 0, "objective.canvas_weight": 0, "optimizer.lr": 0, "optimizer.warmup": 0, "optimizer.clip": 0,
+    "validation.every": 0, "validation.analogies": 1,
+}  # fmt: skip
+_FRACTIONS = ("data.swap", "objective.caption_dropout", "optimizer.ema")
+
+
+def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """Read a YAML file over the defaults, then ``key=value`` overrides, and check every value.
+
+    Raises:
+        ValueError: naming the file or the override, the key, what was expected and what was found.
+    """
+    tree = OmegaConf.structured(Config)
+    try:
+        document = OmegaConf.load(path)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path}: cannot be read ({error})") from error
+    except Exception as error:  # yaml's own errors have no common base with OmegaConf's
+        if type(error).__module__.split(".")[0] != "yaml":
+            raise
+        raise ValueError(f"{path}: not valid YAML ({error})") from error
+    tree = _merge(tree, document, str(path))
+    for override in overrides:
+        if "=" not in override:
+            raise ValueError(f"{override!r} is no override; write key=value, such as train.steps=2000")
+        tree = _merge(tree, OmegaConf.from_dotlist([override]), override)
+    _check(tree)
+    return OmegaConf.to_object(tree)
+
+
+def save_config(config: Config, path: Path) -> None:
+    """Write the resolved configuration as YAML that ``load_config`` reads."""
+    OmegaConf.save(OmegaConf.structured(config), path)
+
+
+def _merge(tree: DictConfig, document: DictConfig, origin: str) -> DictConfig:
+    if not isinstance(document, DictConfig):
+        raise ValueError(f"{origin}: expected keys with values")
+    try:
+        return OmegaConf.merge(tree, document)
+    except ConfigKeyError as error:
+        key = error.full_key
+        nearest = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)[0]
+        raise ValueError(f"{origin}: there is no key {key!r}; did you mean {nearest!r}?") from error
+    except OmegaConfBaseException as error:
+        raise ValueError(f"{origin}: {error.full_key}: {str(error).splitlines()[0]}") from error
+
+
+def known_keys(group: Any = None, prefix: str = "") -> list[str]:
+    """Every dotted key of the tree, groups included."""
+    found = []
+    for entry in fields(group or Config):
+        found.append(prefix + entry.name)
+        if is_dataclass(entry.type):
+            found += known_keys(entry.type, f"{prefix}{entry.name}.")
+    return found
+
+
+def _check(tree: DictConfig) -> None:
+    if OmegaConf.select(tree, "tiny"):
+        for group, name in (("base", "path"), ("data", "manifest")):
+            if OmegaConf.is_missing(tree[group], name):
+                tree[group][name] = MADE_IN_RUN
+    missing = OmegaConf.missing_keys(tree)
+    if missing:
+        raise ValueError(
+            f"no value for {', '.join(sorted(missing))}; set it in the file or as {sorted(missing)[0]}=..."
+        )
+    for key, choices in _CHOICES.items():
+        if OmegaConf.select(tree, key) not in choices:
+            raise ValueError(f"{key} is {OmegaConf.select(tree, key)!r}; expected one of {', '.join(choices)}")
+    for key, least in _AT_LEAST.items():
+        if OmegaConf.select(tree, key) < least:
+            raise ValueError(f"{key} is {OmegaConf.select(tree, key)}; expected at least {least}")
+    for key in _FRACTIONS:
+        if not 0 <= OmegaConf.select(tree, key) <= 1:
+            raise ValueError(f"{key} is {OmegaConf.select(tree, key)}; expected 0 to 1")

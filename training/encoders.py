@@ -1,0 +1,101 @@
+"""The frozen encoders around the model: images to embeddings, prompts to embeddings, canvases to latents."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL, FluxKontextPipeline
+from torch import Tensor
+from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, SiglipVisionModel
+
+from lorweb_core.canvas import fit_image
+
+PROMPT_TOKENS = 512
+
+
+def locate(name: str, what: str) -> dict:
+    """Arguments of ``from_pretrained`` for a local folder, or for a hub id that the user named.
+
+    Raises:
+        ValueError: for a path that is neither.
+    """
+    if Path(name).expanduser().is_dir():
+        return {"pretrained_model_name_or_path": str(Path(name).expanduser()), "local_files_only": True}
+    if name.count("/") == 1 and not name.startswith((".", "~", "/")):
+        return {"pretrained_model_name_or_path": name}
+    raise ValueError(f"{what}: there is no folder {name}, and it is no hub id of the form owner/name")
+
+
+class VisionEncoder:
+    """The core's ``ImageEncoder`` around a CLIP or SigLIP vision model of transformers.
+
+    Args:
+        name: folder or hub id of the encoder.
+        device: where it runs, in float32: one small model, and its embeddings decide every coefficient.
+    """
+
+    def __init__(self, name: str, device: torch.device | str = "cpu"):
+        where = locate(name, "bank.encoder")
+        is_clip = AutoConfig.from_pretrained(**where).model_type.startswith("clip")
+        family = CLIPVisionModelWithProjection if is_clip else SiglipVisionModel
+        self.model = family.from_pretrained(**where, dtype=torch.float32).to(device).eval().requires_grad_(False)
+        processor = AutoImageProcessor.from_pretrained(**where)
+        self.side = self.model.config.image_size
+        self.mean, self.std = (
+            torch.tensor(list(values), device=device) for values in (processor.image_mean, processor.image_std)
+        )
+
+    @property
+    def embedding_dim(self) -> int:
+        """Width of a pooled embedding."""
+        config = self.model.config
+        return getattr(config, "projection_dim", None) or config.hidden_size
+
+    @torch.no_grad()
+    def pooled(self, images: Tensor, stretch: bool = False) -> Tensor:
+        """Projected embedding [B, e] of images [B, H, W, 3] in 0..1."""
+        output = self.model(pixel_values=self._prepare(images, stretch))
+        return output.image_embeds if "image_embeds" in output else output.pooler_output
+
+    @torch.no_grad()
+    def tokens(self, images: Tensor, hidden: tuple[int, ...]) -> Tensor:
+        """Un-pooled tokens of the named hidden states, [B, T * len(hidden), width]."""
+        states = self.model(pixel_values=self._prepare(images, False), output_hidden_states=True).hidden_states
+        return torch.cat([states[i] for i in hidden], dim=1)
+
+    def _prepare(self, images: Tensor, stretch: bool) -> Tensor:
+        """Resized, centre-cropped, rounded to 8 bits and normalised as the encoder was trained: [B, 3, side, side]."""
+        images = fit_image(images.to(self.mean.device), self.side, self.side, "stretch" if stretch else "crop")
+        images = images.mul(255).round().div(255)
+        return ((images - self.mean) / self.std).movedim(-1, 1)
+
+
+class PromptEncoder:
+    """CLIP-L and T5 of a FLUX pipeline."""
+
+    def __init__(self, base: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16):
+        pipeline = FluxKontextPipeline.from_pretrained(
+            **locate(base, "base.path"), transformer=None, vae=None, torch_dtype=dtype
+        )
+        self.pipeline = pipeline.to(device)
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(token embeddings [B, T, D], pooled embedding [B, P]) of prompts, as the pipeline itself makes them."""
+        tokens, pooled, _ = self.pipeline.encode_prompt(list(prompts), None, max_sequence_length=PROMPT_TOKENS)
+        return tokens, pooled
+
+
+class LatentCoder:
+    """The autoencoder: canvases [B, H, W, 3] in 0..1 to normalised latents [B, 16, H/8, W/8] and back."""
+
+    def __init__(self, base: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16):
+        vae = AutoencoderKL.from_pretrained(**locate(base, "base.path"), subfolder="vae", torch_dtype=dtype)
+        self.vae = vae.to(device).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def encode(self, canvases: Tensor) -> Tensor:
+        """The mode of the posterior, as the Kontext pipeline encodes its reference image."""
+        pixels = canvases.movedim(-1, 1).to(self.vae.device, self.vae.dtype) * 2 - 1
+        latents = self.vae.encode(pixels).latent_dist.mode()
+        return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor

@@ -1,0 +1,49 @@
+"""Optimisers and schedules by name."""
+
+import importlib
+from collections.abc import Iterable
+
+from diffusers.optimization import SchedulerType, get_scheduler
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
+
+from .config import OptimizerConfig
+
+_CLASSES = {
+    "adamw": ("torch.optim", "AdamW"),
+    "adamw8bit": ("bitsandbytes.optim", "AdamW8bit"),
+    "prodigy": ("prodigyopt", "Prodigy"),
+}
+
+
+def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
+    """The named optimiser.
+
+    Raises:
+        ValueError: when its package is not installed.
+    """
+    module, name = _CLASSES[config.name]
+    try:
+        optimizer = getattr(importlib.import_module(module), name)
+    except ImportError as error:
+        package = module.split(".")[0]
+        raise ValueError(
+            f"optimizer.name is {config.name!r}, which needs {package}: pip install {package} ({error})"
+        ) from error
+    return optimizer(
+        parameters, lr=config.lr, betas=tuple(config.betas), eps=config.eps, weight_decay=config.weight_decay
+    )
+
+
+def make_schedule(config: OptimizerConfig, optimizer: Optimizer, steps: int) -> LRScheduler:
+    """The named learning-rate schedule of diffusers over a whole run.
+
+    Raises:
+        ValueError: when there is no schedule of that name.
+    """
+    names = [kind.value for kind in SchedulerType if kind.value != "piecewise_constant"]
+    if config.schedule not in names:
+        raise ValueError(f"optimizer.schedule is {config.schedule!r}; expected one of {', '.join(names)}")
+    name = "constant_with_warmup" if config.schedule == "constant" and config.warmup else config.schedule
+    return get_scheduler(name, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps)
