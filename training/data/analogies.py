@@ -1,0 +1,174 @@
+"""Analogies a : a' :: b : b' drawn on the fly from two pairs of one task, and their canvases."""
+
+from __future__ import annotations
+
+import logging
+from bisect import bisect_right
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import accumulate
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from lorweb_core.canvas import MULTIPLE, CanvasGeometry, stack_quadrants
+
+from .errors import DataError
+from .hashing import as_fraction, content_hash, random_words
+from .images import ImageRef, load_image
+from .manifest import Manifest, Pair
+
+logger = logging.getLogger(__name__)
+
+OVER = ("tasks", "pairs")
+
+
+@dataclass(frozen=True)
+class Analogy:
+    """The example pair (a, a') and the pair to answer (b, b').
+
+    Attributes:
+        index: its position in the sampler.
+    """
+
+    example: Pair
+    answer: Pair
+    index: int
+
+    @property
+    def key(self) -> str:
+        """Identity of the four images in their quadrants, for caches."""
+        images = (self.example.before, self.example.after, self.answer.before, self.answer.after)
+        return content_hash(" ".join(image.key for image in images).encode())
+
+
+class AnalogySampler:
+    """An endless sequence of analogies: ``sampler[i]`` is a pure function of (manifest, seed, i).
+
+    Resuming needs the position only, and processes share the work by index arithmetic. The first n positions serve
+    as a fixed list of analogies.
+
+    Args:
+        swap: chance that an analogy runs backwards, a <-> a' and b <-> b' together. Its prompt is then empty.
+        over: "tasks" gives every task the same share, "pairs" every pair.
+
+    Raises:
+        DataError: for a chance outside 0..1, an unknown ``over``, or no task with two pairs.
+    """
+
+    def __init__(self, manifest: Manifest, seed: int = 0, swap: float = 0.0, over: str = "tasks"):
+        if not 0 <= swap <= 1 or over not in OVER:
+            raise DataError(
+                f"the sampler got swap {swap} and over {over!r}; expected a chance from 0 to 1 and one of {OVER}"
+            )
+        self.manifest, self.seed, self.swap, self.over = manifest, seed, swap, over
+        self._tasks = [numbers for numbers in manifest.tasks.values() if len(numbers) > 1]
+        if not self._tasks:
+            raise DataError(f"{manifest.path}: no task has the two pairs that an analogy needs")
+        if len(self._tasks) < len(manifest.tasks):
+            lonely = [task for task, numbers in manifest.tasks.items() if len(numbers) == 1]
+            logger.warning("%d tasks have a single pair and are not sampled, such as %r", len(lonely), lonely[0])
+
+    def __getitem__(self, index: int) -> Analogy:
+        """The analogy at a position (0, 1, 2, ...)."""
+        which, first, second, coin = random_words("analogy", self.seed, int(index))
+        numbers, first = self._draw_first(which, first)
+        second %= len(numbers) - 1
+        second += second >= first  # skips the first pair, so that every other one is equally likely
+        example, answer = self.manifest[numbers[first]], self.manifest[numbers[second]]
+        if as_fraction(coin) < self.swap:
+            example, answer = example.swapped(), answer.swapped()
+        return Analogy(example, answer, int(index))
+
+    def _draw_first(self, which: int, first: int) -> tuple[Sequence[int], int]:
+        """The pairs of a task, and the place of the example pair among them."""
+        if self.over == "tasks":
+            numbers = self._tasks[which % len(self._tasks)]
+            return numbers, first % len(numbers)
+        place = which % self._ends[-1]
+        task = bisect_right(self._ends, place)
+        return self._tasks[task], place - (self._ends[task - 1] if task else 0)
+
+    @cached_property
+    def _ends(self) -> list[int]:
+        """Running number of pairs over the tasks that are sampled."""
+        return list(accumulate(map(len, self._tasks)))
+
+
+def square_canvas(pixels: int) -> CanvasGeometry:
+    """The geometry of square training canvases of the given side; a quadrant has half of it.
+
+    Raises:
+        DataError: when a quadrant is not a whole number of tokens.
+    """
+    if pixels < 2 * MULTIPLE or pixels % (2 * MULTIPLE):
+        raise DataError(f"the canvas is {pixels} pixels wide; expected a multiple of {2 * MULTIPLE}")
+    return CanvasGeometry.plan(pixels // 2, pixels // 2, long_side=pixels)
+
+
+def load_quadrant(image: ImageRef, geometry: CanvasGeometry, fit: str = "crop") -> Tensor:
+    """An image as it appears in a quadrant: [quadrant_height, quadrant_width, 3] in 0..1."""
+    return geometry.quadrant(load_image(image)[None], fit)[0]
+
+
+def load_quadrants(images: Sequence[ImageRef], geometry: CanvasGeometry, fit: str = "crop", workers: int = 4) -> Tensor:
+    """``load_quadrant`` of several images in threads: [n, quadrant_height, quadrant_width, 3]."""
+    with ThreadPoolExecutor(workers) as executor:
+        return torch.stack(list(executor.map(lambda image: load_quadrant(image, geometry, fit), images)))
+
+
+class AnalogyDataset(Dataset):
+    """Analogies as tensors, by position in the sampler. Endless: give the DataLoader a sampler of positions.
+
+    An item holds ``index``, ``task``, ``prompt``, ``analogy_key``, ``image_keys`` (of a, a', b) and, with
+    ``pixels``, float tensors in 0..1:
+
+    - ``reference`` [H, W, 3]: the canvas a | a' over b | b;
+    - ``target`` [H, W, 3]: the canvas a | a' over b | b';
+    - ``a``, ``a_prime``, ``b`` [H/2, W/2, 3]: the quadrants, for the image encoder.
+
+    Args:
+        geometry: one for all items, so that they batch.
+        fit: how images of another shape come into a quadrant: "crop", "pad" or "stretch". A batch needs one shape, so
+            b is fitted too.
+        pixels: False leaves the images on disk, for training from caches alone.
+    """
+
+    def __init__(self, sampler: AnalogySampler, geometry: CanvasGeometry, fit: str = "crop", pixels: bool = True):
+        self.sampler, self.geometry, self.fit, self.pixels = sampler, geometry, fit, pixels
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """The item at a position.
+
+        Raises:
+            ImageError: naming the file that is missing, broken or changed.
+        """
+        analogy = self.sampler[index]
+        example, answer = analogy.example, analogy.answer
+        item = {
+            "index": analogy.index,
+            "task": answer.task,
+            "prompt": answer.prompt,
+            "analogy_key": analogy.key,
+            "image_keys": (example.before.key, example.after.key, answer.before.key),
+        }
+        if self.pixels:
+            item |= self._canvases(example, answer)
+        return item
+
+    def _canvases(self, example: Pair, answer: Pair) -> dict[str, Tensor]:
+        images = (example.before, example.after, answer.before, answer.after)
+        a, a_prime, b, b_prime = (load_quadrant(image, self.geometry, self.fit)[None] for image in images)
+        reference, target = stack_quadrants(a, a_prime, b, b), stack_quadrants(a, a_prime, b, b_prime)
+        tensors = {"reference": reference, "target": target, "a": a, "a_prime": a_prime, "b": b}
+        return {name: tensor[0] for name, tensor in tensors.items()}
+
+
+def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Items as one batch: tensors are stacked to [B, ...], everything else becomes a list."""
+    columns = {name: [item[name] for item in items] for name in items[0]}
+    return {name: torch.stack(c) if isinstance(c[0], Tensor) else c for name, c in columns.items()}

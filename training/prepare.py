@@ -1,0 +1,92 @@
+"""``python -m training.prepare SOURCE --out manifest.jsonl``: check pairs of images and list them for training.
+
+Nothing is copied or converted: the manifest names the files. Bad items are listed first, and left out.
+Exit status: 0 when something usable is written, 1 when not, 2 for a wrong command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from .data.errors import DataError
+from .data.estimate import estimate, survey
+from .data.sources import FORMATS, reader_of
+from .data.writer import Summary, UnusableSource, bad_items_path, write_manifest
+
+SHOWN = 100
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    options = _parser().parse_args(arguments)
+    out = Path(options.out)
+    try:
+        summary = _prepare(options, Path(options.source), out)
+        _show_bad_items(out)
+    except (DataError, OSError) as error:
+        if isinstance(error, UnusableSource):
+            _show_bad_items(out)
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    _show_summary(summary, out)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    layouts = "\n".join(f"  {name:15} {module.LAYOUT}" for name, module in FORMATS.items())
+    parser = argparse.ArgumentParser(
+        prog="python -m training.prepare",
+        description="Check pairs of images before | after an edit and write the manifest that training reads.",
+        epilog=f"formats:\n{layouts}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("source", help="folder with the images, or a JSONL file of pairs")
+    parser.add_argument("--out", required=True, help="the manifest to write, a .jsonl file")
+    parser.add_argument("--format", choices=["auto", *FORMATS], default="auto", help="layout of the source")
+    parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="threads that decode")
+    parser.add_argument("--quick", action="store_true", help="read headers only; truncated images stay unnoticed")
+    parser.add_argument("--strict", action="store_true", help="write nothing when anything is bad")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is not at least 1")
+    return value
+
+
+def _prepare(options: argparse.Namespace, source: Path, out: Path) -> Summary:
+    name, read = reader_of(source, options.format)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    counted = survey(read(source))
+    print(f"{source}: layout {name}")
+    print(estimate(counted, out, options.workers, options.quick).describe(), flush=True)
+    return write_manifest(read(source), out, options.workers, options.quick, options.strict, total=counted.items)
+
+
+def _show_bad_items(out: Path) -> None:
+    listing = bad_items_path(out)
+    if not listing.is_file():
+        return
+    count = 0
+    with open(listing, encoding="utf-8") as file:
+        for count, line in enumerate(file, start=1):
+            if count <= SHOWN:
+                item = json.loads(line)
+                print(f"bad: {item['file']}: {item['reason']}")
+    if count > SHOWN:
+        print(f"bad: … and {count - SHOWN:,} more")
+    print(f"{count:,} bad items, all listed in {listing}")
+
+
+def _show_summary(summary: Summary, out: Path) -> None:
+    print(f"{out}: {summary.pairs:,} pairs in {summary.tasks:,} tasks, {summary.bad:,} bad items left out")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
