@@ -1,0 +1,117 @@
+"""The slow, obvious way to apply a bank: dense deltas added by hand to the fused weights of a FLUX."""
+
+import zlib
+
+import torch
+
+# Where diffusers' layers lie in FLUX's own modules: (module, which share of its outputs).
+DOUBLE = {
+    "norm1.linear": ("img_mod.lin", None),
+    "norm1_context.linear": ("txt_mod.lin", None),
+    "attn.to_q": ("img_attn.qkv", 0),
+    "attn.to_k": ("img_attn.qkv", 1),
+    "attn.to_v": ("img_attn.qkv", 2),
+    "attn.add_q_proj": ("txt_attn.qkv", 0),
+    "attn.add_k_proj": ("txt_attn.qkv", 1),
+    "attn.add_v_proj": ("txt_attn.qkv", 2),
+    "attn.to_out.0": ("img_attn.proj", None),
+    "attn.to_add_out": ("txt_attn.proj", None),
+    "ff.net.0.proj": ("img_mlp.0", None),
+    "ff.net.2": ("img_mlp.2", None),
+    "ff_context.net.0.proj": ("txt_mlp.0", None),
+    "ff_context.net.2": ("txt_mlp.2", None),
+}
+SINGLE = {
+    "norm.linear": ("modulation.lin", None),
+    "attn.to_q": ("linear1", 0),
+    "attn.to_k": ("linear1", 1),
+    "attn.to_v": ("linear1", 2),
+    "proj_mlp": ("linear1", 3),
+    "proj_out": ("linear2", None),
+}
+
+
+def locate(layer: str, hidden: int) -> tuple[str, slice]:
+    """(module in ComfyUI's FLUX, its rows) of a diffusers layer; q, k, v are ``hidden`` rows each, the rest is MLP."""
+    kind, number, part = layer.split(".", 2)
+    table, blocks = (SINGLE, "single_blocks") if kind.startswith("single") else (DOUBLE, "double_blocks")
+    module, share = table[part]
+    rows = slice(None) if share is None else slice(share * hidden, (share + 1) * hidden if share < 3 else None)
+    return f"{blocks}.{number}.{module}", rows
+
+
+def add_by_hand(weights: dict[str, torch.Tensor], bank, coefficients, strength: float, hidden: int) -> None:
+    """Add every dense delta (and bias delta) in place; weights are those of the diffusion model, float32."""
+    lora = bank.compose(coefficients)
+    for name in bank.layers:
+        module, rows = locate(name, hidden)
+        weights[f"{module}.weight"][rows] += strength * bank.delta(name, coefficients)
+        if lora.bias(name) is not None:
+            weights[f"{module}.bias"][rows] += strength * lora.bias(name)
+
+
+def float_weights(model) -> dict[str, torch.Tensor]:
+    """A float32 copy of all weights of a ModelPatcher's diffusion model."""
+    return {name: tensor.float().clone() for name, tensor in model.model.diffusion_model.state_dict().items()}
+
+
+def raw_weights(model) -> dict[str, torch.Tensor]:
+    """A bit-exact copy of the weights."""
+    return {name: tensor.clone() for name, tensor in model.model.diffusion_model.state_dict().items()}
+
+
+def checksums(model) -> dict[str, int]:
+    """A checksum of the bits of every weight, for models too large to copy."""
+    tensors = model.model.diffusion_model.state_dict()
+    return {n: zlib.crc32(t.contiguous().view(torch.uint8).numpy()) for n, t in tensors.items()}
+
+
+def relative(found: torch.Tensor, expected: torch.Tensor) -> float:
+    """Relative error in the Frobenius norm."""
+    return float((found - expected).norm() / expected.norm())
+
+
+def edit_strengths(
+    weights: dict[str, torch.Tensor], expected: dict[str, torch.Tensor], bank, coefficients, hidden: int
+):
+    """How much of each layer's delta is in the weights, by projection: 1 is all of it, whatever noise rounding adds."""
+    strengths = {}
+    for name in bank.layers:
+        module, rows = locate(name, hidden)
+        delta = bank.delta(name, coefficients)
+        rest = weights[f"{module}.weight"][rows].float() - expected[f"{module}.weight"][rows]
+        strengths[name] = 1 + float((rest * delta).sum() / delta.square().sum())
+    return strengths
+
+
+class patched:
+    """``with patched(model) as weights``: the model's weights while ComfyUI has the patches loaded."""
+
+    def __init__(self, model):
+        self.model = model
+
+    def __enter__(self):
+        self.model.patch_model(device_to=self.model.load_device)
+        return self.model.model.diffusion_model
+
+    def __exit__(self, *_):
+        self.model.unpatch_model(device_to=self.model.offload_device)
+
+
+def forward(diffusion_model, size: int = 16, seed: int = 0) -> torch.Tensor:
+    """One step of the diffusion model on a random latent canvas with a reference latent, as Kontext runs it."""
+    generator = torch.Generator().manual_seed(seed)
+    params = diffusion_model.params
+
+    def random(*shape):
+        return torch.randn(*shape, generator=generator)
+
+    dtype = diffusion_model.img_in.weight.dtype
+    dtype = dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
+    inputs = [random(1, 16, size, size), random(1, 8, params.context_in_dim), random(1, params.vec_in_dim)]
+    x, context, y = (tensor.to(dtype) for tensor in inputs)
+    reference = random(1, 16, size, size).to(dtype)
+    with torch.inference_mode():
+        return diffusion_model(
+            x, torch.tensor([0.7]), context=context, y=y, guidance=torch.tensor([2.5]), ref_latents=[reference]
+        ).float()
