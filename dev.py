@@ -79,9 +79,7 @@ def make_environment() -> None:
         venv.create(VENV, with_pip=True)
     except subprocess.CalledProcessError:
         shutil.rmtree(VENV)
-        sys.exit(
-            "This Python cannot make virtual environments with pip; on Debian and Ubuntu: apt install python3-venv"
-        )
+        sys.exit("This Python cannot make environments that have pip; on Debian and Ubuntu: apt install python3-venv")
 
 
 def install(torch: list[str], torchvision: list[str], others: list[str]) -> None:

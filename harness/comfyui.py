@@ -37,6 +37,9 @@ OnProgress = Callable[[str, int, int], None]
 _START_SECONDS = 300
 _STOP_SECONDS = 10
 _REPLY_SECONDS = 120
+_HOST = "127.0.0.1"
+_http = requests.Session()
+_http.trust_env = False  # a proxy of the machine does not know this server
 _POLL_SECONDS = 1.0
 _NOT_IN_A_COPY = (".git", ".venv", ".*_cache", "__pycache__", "demo_output", "runs")
 
@@ -129,7 +132,7 @@ class ComfyServer:
     @property
     def url(self) -> str:
         """Where the frontend and the API are."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{_HOST}:{self.port}"
 
     @property
     def output_folder(self) -> Path:
@@ -220,8 +223,9 @@ class ComfyServer:
         """
         self._check_alive()
         client = uuid.uuid4().hex
-        address = f"ws://127.0.0.1:{self.port}/ws?clientId={client}"
-        with closing(websocket.create_connection(address, timeout=_REPLY_SECONDS)) as connection:
+        address = f"ws://{_HOST}:{self.port}/ws?clientId={client}"
+        direct = socket.create_connection((_HOST, self.port), _REPLY_SECONDS)  # never through a proxy
+        with closing(websocket.create_connection(address, socket=direct)) as connection:
             connection.settimeout(_POLL_SECONDS)
             prompt_id = self._queue(graph, client)
             self._follow(connection, prompt_id, on_progress, time.monotonic() + timeout)
@@ -251,7 +255,7 @@ class ComfyServer:
     def _server_arguments(self) -> list[str]:
         import torch
 
-        arguments = ["--base-directory", str(self.base), "--listen", "127.0.0.1", "--port", str(self.port)]
+        arguments = ["--base-directory", str(self.base), "--listen", _HOST, "--port", str(self.port)]
         arguments += ["--disable-auto-launch", "--disable-api-nodes", "--database-url", "sqlite:///:memory:"]
         if not torch.cuda.is_available():
             arguments.append("--cpu")
@@ -270,7 +274,7 @@ class ComfyServer:
         while time.monotonic() < deadline:
             self._check_alive()
             try:
-                requests.get(f"{self.url}/system_stats", timeout=5).raise_for_status()
+                _http.get(f"{self.url}/system_stats", timeout=5).raise_for_status()
                 return
             except requests.RequestException:
                 time.sleep(0.2)
@@ -285,13 +289,13 @@ class ComfyServer:
 
     def _request(self, method: str, path: str, **arguments: Any) -> requests.Response:
         self._check_alive()
-        reply = requests.request(method, self.url + path, timeout=_REPLY_SECONDS, **arguments)
+        reply = _http.request(method, self.url + path, timeout=_REPLY_SECONDS, **arguments)
         reply.raise_for_status()
         return reply
 
     def _queue(self, graph: Graph, client: str) -> str:
         content = {"prompt": graph, "client_id": client}
-        reply = requests.post(f"{self.url}/prompt", json=content, timeout=_REPLY_SECONDS)
+        reply = _http.post(f"{self.url}/prompt", json=content, timeout=_REPLY_SECONDS)
         if reply.status_code >= 500:
             reply.raise_for_status()
         answer = reply.json()
@@ -352,7 +356,7 @@ class ComfyServer:
 
 def _free_port() -> int:
     with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
+        probe.bind((_HOST, 0))
         return probe.getsockname()[1]
 
 

@@ -187,6 +187,16 @@ def test_a_server_that_cannot_start_shows_its_log(tmp_path):
         ComfyServer(tmp_path, arguments=["--no-such-argument"]).start()
 
 
+def test_one_core_and_comfyuis_own_nodes_in_this_process():
+    import nodes
+    from lorweb_pack.lorweb_core import bank
+
+    import lorweb_core
+
+    assert "UNETLoader" in nodes.NODE_CLASS_MAPPINGS
+    assert bank.BasisBank is lorweb_core.BasisBank
+
+
 def test_comfyui_path_must_hold_a_comfyui(tmp_path, monkeypatch):
     monkeypatch.setenv("COMFYUI_PATH", str(tmp_path))
     with pytest.raises(FileNotFoundError, match=r"main\.py"):
