@@ -94,7 +94,7 @@ class EmbeddingCache:
         return self
 
     def __contains__(self, key: str) -> bool:
-        return not self.missing([key])
+        return key in self._shards or not self.missing([key])
 
     def __getitem__(self, key: str) -> dict[str, Tensor]:
         """Tensors of an item by name.
@@ -136,7 +136,7 @@ class EmbeddingCache:
             checked = executor.map(self._check_shard, paths)
             for path, keys in tqdm(zip(paths, checked), total=len(paths), desc="checking cache", disable=not paths):
                 self._shards |= dict.fromkeys(keys, path)
-        self._seen.update(paths)
+        self._seen.update(path for path in paths if path.is_file())
 
     def _check_shard(self, path: Path) -> list[str]:
         """Keys of a sound shard; a damaged one is deleted, and its items are missing."""

@@ -64,7 +64,8 @@ def inspect_file(path: Path, quick: bool = False) -> FileFacts:
     """
     data = _read(path)
     with _opened(path, data) as image:
-        size = _upright_size(image) if quick else _decode(image).size
+        # Pillow turns a TIFF while it decodes, and its versions differ in what they say before.
+        size = _upright_size(image) if quick and image.format != "TIFF" else _decode(image).size
     return FileFacts(size, content_hash(data))
 
 
@@ -112,7 +113,8 @@ def _describe(error: Exception, data: bytes) -> str:
 
 
 def _upright_size(image: Image.Image) -> tuple[int, int]:
-    sideways = image.getexif().get(ExifTags.Base.Orientation, 1) >= 5
+    # The base class's method: PNG's own decodes the whole image when its header holds no EXIF.
+    sideways = Image.Image.getexif(image).get(ExifTags.Base.Orientation, 1) >= 5
     return image.size[::-1] if sideways else image.size
 
 
