@@ -65,8 +65,10 @@ class EmbeddingCache:
         Every shard that this object has not seen yet is read and its hash compared; damaged ones are reported and
         deleted.
         """
-        self._look_for_shards()
-        return [key for key in dict.fromkeys(keys) if key not in self._shards]
+        keys = dict.fromkeys(keys)
+        if any(key not in self._shards for key in keys):
+            self._look_for_shards()
+        return [key for key in keys if key not in self._shards]
 
     def get_or_build(
         self, items: Iterable[tuple[str, Any]], compute: Compute, batch_size: int = 8, label: str = "caching"
@@ -94,7 +96,7 @@ class EmbeddingCache:
         return self
 
     def __contains__(self, key: str) -> bool:
-        return key in self._shards or not self.missing([key])
+        return not self.missing([key])
 
     def __getitem__(self, key: str) -> dict[str, Tensor]:
         """Tensors of an item by name.
@@ -102,7 +104,7 @@ class EmbeddingCache:
         Raises:
             DataError: when the item is not cached, or its shard is gone or damaged.
         """
-        if key not in self._shards and self.missing([key]):
+        if key not in self:
             raise DataError(f"{self.folder}: nothing is cached for content {key}; build the cache with this manifest")
         path = self._shards[key]
         try:
