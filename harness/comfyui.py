@@ -152,12 +152,12 @@ class ComfyServer:
         """
         self._prepare_base()
         self.port = _free_port()
-        command = [sys.executable, str(ROOT / "harness" / "launch.py"), str(comfyui_folder() / "main.py")]
-        command += self._server_arguments()
+        command = [sys.executable, str(ROOT / "harness" / "launch.py"), "--end-with-stdin"]
+        command += [str(comfyui_folder() / "main.py"), *self._server_arguments()]
         environment = {**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONUTF8": "1"}
         with self.log_path.open("wb") as sink:
             self._process = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=sink, stderr=subprocess.STDOUT, env=environment
+                command, stdin=subprocess.PIPE, stdout=sink, stderr=subprocess.STDOUT, env=environment
             )
         atexit.register(self.stop)
         try:
@@ -178,6 +178,7 @@ class ComfyServer:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+        process.stdin.close()
 
     def log_tail(self, lines: int = 40) -> str:
         """The last lines of the server's log."""

@@ -1,6 +1,8 @@
 """Runs a Python program in this process after making torchvision importable.
 
-``python harness/launch.py path/to/main.py ARGS`` or ``python -m harness.launch -m package.module ARGS``.
+``python harness/launch.py path/to/main.py ARGS`` or ``python -m harness.launch -m package.module ARGS``. With
+``--end-with-stdin`` before them the program ends when its standard input does: a server then never outlives the
+process that started it, however that one ended.
 
 PyPI's torchvision is built for CUDA. Beside a CPU build of torch its import fails with "operator torchvision::nms
 does not exist", and takes down everything that imports it (ComfyUI, transformers, diffusers).
@@ -9,8 +11,10 @@ does not exist", and takes down everything that imports it (ComfyUI, transformer
 from __future__ import annotations
 
 import importlib.util
+import os
 import runpy
 import sys
+import threading
 from pathlib import Path
 
 _SCHEMAS = (
@@ -60,8 +64,19 @@ def _declare_schemas() -> None:
     _libraries.append(library)
 
 
+def _end_with_stdin() -> None:
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)  # sys.exit would end this thread alone
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 def main(arguments: list[str]) -> None:
     """Run the program that the arguments name, as ``python`` itself would."""
+    if arguments[0] == "--end-with-stdin":
+        _end_with_stdin()
+        arguments = arguments[1:]
     cure_torchvision()
     if arguments[0] == "-m":
         sys.argv = arguments[1:]

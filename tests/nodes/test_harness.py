@@ -1,6 +1,9 @@
 """The harness against a real server: graphs run, bad graphs come back as errors, nothing is left behind."""
 
+import contextlib
 import math
+import subprocess
+import sys
 import threading
 
 import numpy as np
@@ -10,7 +13,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
-from harness.comfyui import PACK_NAME, ComfyServer, GraphError, GraphInterrupted, ServerError
+from harness.comfyui import PACK_NAME, ROOT, ComfyServer, GraphError, GraphInterrupted, ServerError
 from harness.demo import edit_graph, sepia
 from harness.fetch import comfyui_folder
 from harness.small_models import (
@@ -180,6 +183,18 @@ def test_a_server_stops_without_leaving_a_process_and_can_start_again(tmp_path):
         process.wait()
         with pytest.raises(ServerError, match="exit status"):
             server.run({"1": node("EmptyImage", width=8, height=8, batch_size=1, color=0)})
+
+
+def test_a_server_ends_with_the_process_that_started_it(tmp_path):
+    starter = (
+        "import os, sys; from harness.comfyui import ComfyServer\n"
+        f"server = ComfyServer({str(tmp_path)!r}, arguments=['--disable-all-custom-nodes'])\n"
+        "server.start(); print(server.pid, flush=True); os._exit(9)"  # as when it is killed: nothing cleans up
+    )
+    done = subprocess.run([sys.executable, "-c", starter], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert done.returncode == 9
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have ended already
+        psutil.Process(int(done.stdout)).wait(30)
 
 
 def test_a_server_that_cannot_start_shows_its_log(tmp_path):
