@@ -8,7 +8,7 @@ from comfy.clip_vision import clip_preprocess
 from torch import Tensor
 
 from ..lorweb_core import BankConfig
-from ..lorweb_core.canvas import pad_edges
+from ..lorweb_core.canvas import pad_edges, resize
 
 ENCODER_CROPS = ("center", "pad", "stretch")
 # Images a forward pass; bounds memory for large batches and lets an interrupt in between.
@@ -36,9 +36,8 @@ class ClipVisionEncoder:
         Raises:
             ValueError: when the encoder's embedding does not have the width that the bank was trained with.
         """
-        images, crop = self._shape(images, stretch)
-        parts = [self.clip_vision.encode_image(chunk, crop=crop).image_embeds for chunk in _chunks(images)]
-        embeddings = torch.cat(parts)
+        squares = self._squares(images, stretch)
+        embeddings = torch.cat([self.clip_vision.encode_image(chunk).image_embeds for chunk in _chunks(squares)])
         self._check_width(embeddings)
         return embeddings
 
@@ -48,30 +47,33 @@ class ClipVisionEncoder:
         Raises:
             ValueError: as ``pooled``.
         """
-        images, crop = self._shape(images, stretch=False)
-        tokens = torch.cat([self._hidden_states(chunk, crop)[:, list(hidden)] for chunk in _chunks(images)]).flatten(
-            1, 2
-        )
+        squares = self._squares(images, stretch=False)
+        tokens = torch.cat([self._hidden_states(chunk)[:, list(hidden)] for chunk in _chunks(squares)]).flatten(1, 2)
         self._check_width(tokens.flatten(1))
         return tokens
 
-    def _shape(self, images: Tensor, stretch: bool) -> tuple[Tensor, bool]:
-        """The images, and whether the encoder's preprocessing is to centre-crop them."""
-        if self.crop == "pad" and not stretch:
-            side = max(images.shape[1:3])
-            return pad_edges(images, side, side), True
-        return images, self.crop == "center" and not stretch
+    def _squares(self, images: Tensor, stretch: bool) -> Tensor:
+        """Images at the encoder's own size, so that ComfyUI's preprocessing has nothing left to resize or crop.
 
-    def _hidden_states(self, images: Tensor, crop: bool) -> Tensor:
+        ComfyUI rounds the longer side where CLIP cuts it off, which shifts the crop by half a pixel.
+        """
+        side = self.clip_vision.image_size
+        if stretch or self.crop == "stretch":
+            return resize(images, side, side)
+        if self.crop == "pad":
+            longest = max(images.shape[1:3])
+            return resize(pad_edges(images, longest, longest), side, side)
+        return center_crop(images, side)
+
+    def _hidden_states(self, squares: Tensor) -> Tensor:
         """All hidden states [B, layers, T, width]; ``encode_image`` gives the last two only."""
         encoder = self.clip_vision
         comfy.model_management.load_model_gpu(encoder.patcher)
         pixels = clip_preprocess(
-            images.to(encoder.load_device),
+            squares.to(encoder.load_device),
             size=encoder.image_size,
             mean=encoder.image_mean,
             std=encoder.image_std,
-            crop=crop,
         )
         states = encoder.model(pixel_values=pixels.float(), intermediate_output="all")[1]
         return states.to(comfy.model_management.intermediate_device())
@@ -85,6 +87,15 @@ class ClipVisionEncoder:
                 f" with {needed} from {encoder}: put that encoder's model.safetensors into models/clip_vision as"
                 f" {encoder.rsplit('/', 1)[-1]}.safetensors and choose it in the loader"
             )
+
+
+def center_crop(images: Tensor, side: int) -> Tensor:
+    """CLIP's own preprocessing of images [B, H, W, C]: the shorter side to ``side``, then the centre square."""
+    height, width = images.shape[1:3]
+    shortest = min(height, width)
+    images = resize(images, side * height // shortest, side * width // shortest)
+    top, left = (images.shape[1] - side) // 2, (images.shape[2] - side) // 2
+    return images[:, top : top + side, left : left + side]
 
 
 def _chunks(images: Tensor):

@@ -1,0 +1,225 @@
+"""Encode Analogy against CLIP's reference preprocessing and model, on real photographs and ComfyUI's own ViT-L."""
+
+import comfy.clip_vision
+import comfy.model_management
+import pytest
+import torch
+from lorweb_pack.lorweb_core import BankConfig, BasisBank, CanvasGeometry
+from lorweb_pack.lorweb_core.query import QUERY_MODES, build_query
+from lorweb_pack.nodes.analogy import EncodeAnalogy
+from lorweb_pack.nodes.basis import LoadBasis
+from lorweb_pack.nodes.image_encoder import ClipVisionEncoder
+from PIL import Image
+
+from harness.demo import sepia
+from harness.small_models import RANDOM_VIT_L, SMALL_BANK, random_bank
+
+LAYERS = {"transformer_blocks.0.attn.to_q": (8, 8), "single_transformer_blocks.0.proj_out": (16, 8)}
+CONFIG = BankConfig(num_loras=4, rank=2, key_dim=8, query_dim=3 * 768)
+
+
+@pytest.fixture(autouse=True)
+def _as_comfyui_runs_nodes():
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="module")
+def vit_path(small_models):
+    return small_models / "clip_vision" / RANDOM_VIT_L
+
+
+@pytest.fixture(scope="module")
+def clip_vision(vit_path):
+    return comfy.clip_vision.load(str(vit_path))
+
+
+@pytest.fixture(scope="module")
+def reference(vit_path):
+    """transformers' CLIP vision model and CLIP's own preprocessing, with the same weights: PIL images -> [B, 768]."""
+    from safetensors.torch import load_file
+    from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    config = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14,
+        projection_dim=768,
+    )  # fmt: skip
+    model = CLIPVisionModelWithProjection(config).eval()
+    missing, unexpected = model.load_state_dict(load_file(vit_path), strict=False)
+    assert not unexpected and all("position_ids" in name for name in missing)
+    processor = CLIPImageProcessorPil()
+
+    @torch.no_grad()
+    def encode(images):
+        return model(**processor(images=images, return_tensors="pt")).image_embeds
+
+    return encode
+
+
+@pytest.fixture(scope="module")
+def bank(tmp_path_factory):
+    path = tmp_path_factory.mktemp("bank") / "bank.safetensors"
+    return BasisBank.load(random_bank(path, LAYERS, 4, 2, 8, 3 * 768))
+
+
+@pytest.fixture(scope="module")
+def triplet(photographs):
+    a = photographs["astronaut"]
+    return a, sepia(a), photographs["chelsea"]
+
+
+def tensor(photograph):
+    return torch.from_numpy(photograph).float().div(255)[None]
+
+
+def picture(quadrant):
+    return Image.fromarray(quadrant[0].mul(255).round().byte().numpy())
+
+
+def cosine(a, b):
+    return float(torch.nn.functional.cosine_similarity(a.flatten(), b.flatten(), dim=0))
+
+
+def test_query_agrees_with_the_reference(clip_vision, reference, triplet):
+    """The quadrants of the canvas, through ComfyUI's encoder and through CLIP's own preprocessing and model."""
+    geometry = CanvasGeometry.plan(*triplet[2].shape[:2])
+    a, a_prime = (geometry.quadrant(tensor(image), "crop") for image in triplet[:2])
+    b = geometry.quadrant(tensor(triplet[2]), "stretch")
+    z = build_query("cat-aa'b", a, a_prime, b, ClipVisionEncoder(clip_vision, CONFIG))
+    expected = reference([picture(a), picture(a_prime), picture(b)])
+    assert z.shape == (1, 2304)
+    assert cosine(z, expected) >= 0.999
+    for part, whole in zip(z.view(3, 768), expected):
+        assert cosine(part, whole) >= 0.999
+    assert cosine(expected[0], expected[2]) < 0.95, (
+        "the encoder must tell photographs apart for this test to mean anything"
+    )
+
+
+def test_photographs_as_they_are(clip_vision, reference, photographs):
+    """Without any fitting of ours: every photograph straight into both encoders."""
+    encoder = ClipVisionEncoder(clip_vision, CONFIG)
+    for name, photograph in photographs.items():
+        found = encoder.pooled(tensor(photograph))
+        assert cosine(found, reference([Image.fromarray(photograph)])) >= 0.999, name
+
+
+def encode(bank, clip_vision, a, a_prime, b, fit="crop", encoder_crop="center"):
+    return EncodeAnalogy.execute(bank, clip_vision, a, a_prime, b, fit, encoder_crop).args[0]
+
+
+def test_coefficients_depend_on_all_three_images(bank, clip_vision, triplet, photographs):
+    a, a_prime, b = map(tensor, triplet)
+    c = encode(bank, clip_vision, a, a_prime, b)
+    assert c.values.shape == (2, 4)
+    other = tensor(photographs["coffee"])
+    for changed in ((other, a_prime, b), (a, other, b), (a, a_prime, other)):
+        assert not torch.allclose(encode(bank, clip_vision, *changed).values, c.values, atol=1e-4)
+
+
+def test_several_pairs_and_several_b_are_averaged(bank, clip_vision, triplet, photographs):
+    a, a_prime, b = map(tensor, triplet)
+    second = tensor(photographs["chelsea"]).flip(2)
+    pairs = encode(bank, clip_vision, a.repeat(2, 1, 1, 1), torch.cat((a_prime, a)), b)
+    single = [encode(bank, clip_vision, a, x, b).values for x in (a_prime, a)]
+    torch.testing.assert_close(pairs.values, (single[0] + single[1]) / 2, rtol=1e-3, atol=1e-5)
+    many = encode(bank, clip_vision, a, a_prime, torch.cat((b, second)))
+    single = [encode(bank, clip_vision, a, a_prime, x).values for x in (b, second)]
+    torch.testing.assert_close(many.values, (single[0] + single[1]) / 2, rtol=1e-3, atol=1e-5)
+
+
+def test_unequal_pairs_are_refused(bank, clip_vision, triplet):
+    a, a_prime, b = map(tensor, triplet)
+    with pytest.raises(ValueError, match="equally many"):
+        encode(bank, clip_vision, a.repeat(2, 1, 1, 1), a_prime, b)
+
+
+def test_alpha_channels_are_ignored(bank, clip_vision, triplet):
+    images = [tensor(x) for x in triplet]
+    with_alpha = [torch.cat((x, torch.rand(*x.shape[:3], 1)), -1) for x in images]
+    assert torch.equal(encode(bank, clip_vision, *with_alpha).values, encode(bank, clip_vision, *images).values)
+
+
+def edge_marks(size=(200, 600)):
+    """A grey image, and the same with marks at its far left and right edges only."""
+    plain = torch.full((1, *size, 3), 0.5)
+    marked = plain.clone()
+    marked[:, :, :40] = torch.tensor([1.0, 0.0, 0.0])
+    marked[:, :, -40:] = torch.tensor([0.0, 0.0, 1.0])
+    return plain, marked
+
+
+@pytest.mark.parametrize(("crop", "sees_edges"), [("center", False), ("pad", True), ("stretch", True)])
+def test_encoder_crop(clip_vision, crop, sees_edges):
+    encoder = ClipVisionEncoder(clip_vision, CONFIG, crop)
+    plain, marked = map(encoder.pooled, edge_marks())
+    assert torch.allclose(plain, marked, atol=1e-4) != sees_edges
+
+
+@pytest.mark.parametrize("mode", list(QUERY_MODES))
+def test_every_query_mode(tmp_path, clip_vision, triplet, mode):
+    """From images to a finite delta in every mode; token modes are 257 (x 3) tokens of 1024 for ViT-L."""
+    spec = QUERY_MODES[mode]
+    embedding = 768 if spec.hidden is None else 257 * 1024 * len(spec.hidden)
+    layers = {"transformer_blocks.0.attn.to_q": (8, 8)}
+    path = random_bank(tmp_path / "bank.safetensors", layers, 2, 1, 4, embedding * spec.parts)
+    path.with_suffix(".yaml").write_text(
+        f'config: {{process: [{{network: {{linear: 1, network_kwargs: {{query_mode: "{mode}"}}}}}}]}}'
+    )
+    # A YAML counts where the header is silent, as in a released file.
+    strip_header(path)
+    bank = BasisBank.load(path)
+    assert bank.config.query_mode == mode and bank.config.embedding_dim == embedding
+    c = encode(bank, clip_vision, *map(tensor, triplet))
+    assert torch.isfinite(bank.delta("transformer_blocks.0.attn.to_q", c)).all()
+
+
+def strip_header(path):
+    from safetensors.torch import load_file, save_file
+
+    save_file({name: t.clone() for name, t in load_file(path).items()}, path)
+
+
+def test_tokens_are_the_hidden_states_of_the_reference(clip_vision, vit_path, triplet):
+    from safetensors.torch import load_file
+    from transformers import CLIPVisionConfig, CLIPVisionModel
+
+    config = CLIPVisionConfig(
+        hidden_size=1024, intermediate_size=4096, num_hidden_layers=24, num_attention_heads=16, patch_size=14,
+    )  # fmt: skip
+    model = CLIPVisionModel(config).eval()
+    weights = {k: v for k, v in load_file(vit_path).items() if "visual_projection" not in k}
+    names = model.state_dict().keys()
+    strip = not any(name.startswith("vision_model.") for name in names)
+    model.load_state_dict(
+        {k.removeprefix("vision_model.") if strip else k: v for k, v in weights.items()}, strict=False
+    )
+    square = tensor(triplet[0])
+    mode = QUERY_MODES["paa'b3"]
+    token_config = BankConfig(num_loras=2, rank=1, key_dim=4, query_dim=3 * 257 * 1024, query_mode="paa'b3")
+    found = ClipVisionEncoder(clip_vision, token_config).tokens(square, mode.hidden)
+    pixels = comfy.clip_vision.clip_preprocess(square, size=224)
+    states = model(pixel_values=pixels, output_hidden_states=True).hidden_states
+    expected = torch.cat([states[i] for i in mode.hidden], dim=1)
+    assert found.shape == (1, 3 * 257, 1024)
+    torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
+
+
+def test_an_encoder_of_another_width_is_refused(tmp_path, clip_vision, triplet):
+    bank = BasisBank.load(random_bank(tmp_path / "bank.safetensors", LAYERS, 4, 2, 8, 3 * 1024))
+    message = r"gives 768 numbers per image, but the bank was trained with 1024 .*clip-vit-large-patch14.safetensors"
+    with pytest.raises(ValueError, match=message):
+        encode(bank, clip_vision, *map(tensor, triplet))
+
+
+def test_interrupt_stops_loading(small_models):
+    """ComfyUI's interrupt button ends the load of a bank between two layers."""
+    import folder_paths
+
+    folder_paths.add_model_folder_path("lorweb", str(small_models / "lorweb"))
+    comfy.model_management.interrupt_current_processing(True)
+    with pytest.raises(comfy.model_management.InterruptProcessingException):
+        LoadBasis.execute(SMALL_BANK)
+    bank, info = LoadBasis.execute(SMALL_BANK).args
+    assert "40 (28 in transformer_blocks, 12 in single_transformer_blocks)" in info and bank.config.num_loras == 8
