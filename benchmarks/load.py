@@ -1,8 +1,8 @@
 """Loading the released size: time and resident memory against ``safetensors.torch.load_file``.
 
 ``load_file`` maps the file and reads nothing; ``BasisBank.load`` also reads every tensor once to refuse NaN, and folds
-keys and projections. So a third candidate is ``load_file`` followed by the extremes of every tensor, which reads the same
-bytes. Each run is a process of its own, since memory is what a process holds.
+keys and projections. So a third candidate is ``load_file`` followed by the extremes of every tensor, which reads the
+same bytes. Each run is a process of its own, since memory is what a process holds.
 """
 
 import json

@@ -106,20 +106,22 @@ def random_bank(
     query_dim: int = 2304,
     dtype: torch.dtype = torch.float16,
     seed: int = 6,
+    query_mode: str = "cat-aa'b",
 ) -> Path:
     """A bank whose B is not zero, in the released layout.
 
     Args:
         layers: module path -> (in, out), as ``flux_layers`` gives them.
+        query_mode: written into the header.
     """
     from lorweb_core.checkpoint import write_bank
     from lorweb_core.config import BankConfig
 
     specs = bank_specs(layers, num_loras, rank, key_dim, query_dim)
-    path, stamp = Path(path), _stamp(specs, dtype, seed)
+    path, stamp = Path(path), _stamp(specs, dtype, seed, query_mode)
     if _is_current(path, stamp):
         return path
-    config = BankConfig(num_loras=num_loras, rank=rank, key_dim=key_dim, query_dim=query_dim)
+    config = BankConfig(num_loras, rank, key_dim, query_dim, query_mode=query_mode)
     generator = torch.Generator().manual_seed(seed)
     tensors = {
         layer: {name: _draw(spec, dtype, generator) for name, spec in named.items()} for layer, named in specs.items()

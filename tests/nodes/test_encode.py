@@ -1,5 +1,7 @@
 """Encode Analogy against CLIP's reference preprocessing and model, on real photographs and ComfyUI's own ViT-L."""
 
+import json
+
 import comfy.clip_vision
 import comfy.model_management
 import pytest
@@ -15,7 +17,15 @@ from harness.demo import sepia
 from harness.small_models import RANDOM_VIT_L, SMALL_BANK, random_bank
 
 LAYERS = {"transformer_blocks.0.attn.to_q": (8, 8), "single_transformer_blocks.0.proj_out": (16, 8)}
-CONFIG = BankConfig(num_loras=4, rank=2, key_dim=8, query_dim=3 * 768)
+VIT_L = BankConfig(num_loras=4, rank=2, key_dim=8, query_dim=3 * 768)
+# A ViT of the same architecture and depth enough for hidden state -16, small enough to encode many images.
+SMALL_VIT = {
+    "model_type": "clip_vision_model", "hidden_size": 64, "num_hidden_layers": 17, "num_attention_heads": 4,
+    "intermediate_size": 128, "hidden_act": "quick_gelu", "num_channels": 3, "patch_size": 14, "image_size": 56,
+    "projection_dim": 24,
+}  # fmt: skip
+SMALL_TOKENS = 17
+SMALL = BankConfig(num_loras=4, rank=2, key_dim=8, query_dim=3 * 24)
 
 
 @pytest.fixture(autouse=True)
@@ -32,6 +42,19 @@ def vit_path(small_models):
 @pytest.fixture(scope="module")
 def clip_vision(vit_path):
     return comfy.clip_vision.load(str(vit_path))
+
+
+@pytest.fixture(scope="module")
+def small_vision(tmp_path_factory):
+    """ComfyUI's own vision model in a small size, random weights."""
+    config = tmp_path_factory.mktemp("vision") / "config.json"
+    config.write_text(json.dumps(SMALL_VIT))
+    encoder = comfy.clip_vision.ClipVisionModel(str(config))
+    generator = torch.Generator().manual_seed(0)
+    for name, weight in encoder.model.named_parameters():
+        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
+        weight.data = torch.randn(weight.shape, generator=generator) * (0.05 if weight.dim() < 2 else 0.15) + centre
+    return encoder
 
 
 @pytest.fixture(scope="module")
@@ -60,7 +83,7 @@ def reference(vit_path):
 @pytest.fixture(scope="module")
 def bank(tmp_path_factory):
     path = tmp_path_factory.mktemp("bank") / "bank.safetensors"
-    return BasisBank.load(random_bank(path, LAYERS, 4, 2, 8, 3 * 768))
+    return BasisBank.load(random_bank(path, LAYERS, 4, 2, 8, SMALL.query_dim))
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +109,7 @@ def test_query_agrees_with_the_reference(clip_vision, reference, triplet):
     geometry = CanvasGeometry.plan(*triplet[2].shape[:2])
     a, a_prime = (geometry.quadrant(tensor(image), "crop") for image in triplet[:2])
     b = geometry.quadrant(tensor(triplet[2]), "stretch")
-    z = build_query("cat-aa'b", a, a_prime, b, ClipVisionEncoder(clip_vision, CONFIG))
+    z = build_query("cat-aa'b", a, a_prime, b, ClipVisionEncoder(clip_vision, VIT_L))
     expected = reference([picture(a), picture(a_prime), picture(b)])
     assert z.shape == (1, 2304)
     assert cosine(z, expected) >= 0.999
@@ -99,7 +122,7 @@ def test_query_agrees_with_the_reference(clip_vision, reference, triplet):
 
 def test_photographs_as_they_are(clip_vision, reference, photographs):
     """Without any fitting of ours: every photograph straight into both encoders."""
-    encoder = ClipVisionEncoder(clip_vision, CONFIG)
+    encoder = ClipVisionEncoder(clip_vision, VIT_L)
     for name, photograph in photographs.items():
         found = encoder.pooled(tensor(photograph))
         assert cosine(found, reference([Image.fromarray(photograph)])) >= 0.999, name
@@ -109,36 +132,36 @@ def encode(bank, clip_vision, a, a_prime, b, fit="crop", encoder_crop="center"):
     return EncodeAnalogy.execute(bank, clip_vision, a, a_prime, b, fit, encoder_crop).args[0]
 
 
-def test_coefficients_depend_on_all_three_images(bank, clip_vision, triplet, photographs):
+def test_coefficients_depend_on_all_three_images(bank, small_vision, triplet, photographs):
     a, a_prime, b = map(tensor, triplet)
-    c = encode(bank, clip_vision, a, a_prime, b)
+    c = encode(bank, small_vision, a, a_prime, b)
     assert c.values.shape == (2, 4)
     other = tensor(photographs["coffee"])
     for changed in ((other, a_prime, b), (a, other, b), (a, a_prime, other)):
-        assert not torch.allclose(encode(bank, clip_vision, *changed).values, c.values, atol=1e-4)
+        assert not torch.allclose(encode(bank, small_vision, *changed).values, c.values, atol=1e-4)
 
 
-def test_several_pairs_and_several_b_are_averaged(bank, clip_vision, triplet, photographs):
+def test_several_pairs_and_several_b_are_averaged(bank, small_vision, triplet, photographs):
     a, a_prime, b = map(tensor, triplet)
     second = tensor(photographs["chelsea"]).flip(2)
-    pairs = encode(bank, clip_vision, a.repeat(2, 1, 1, 1), torch.cat((a_prime, a)), b)
-    single = [encode(bank, clip_vision, a, x, b).values for x in (a_prime, a)]
+    pairs = encode(bank, small_vision, a.repeat(2, 1, 1, 1), torch.cat((a_prime, a)), b)
+    single = [encode(bank, small_vision, a, x, b).values for x in (a_prime, a)]
     torch.testing.assert_close(pairs.values, (single[0] + single[1]) / 2, rtol=1e-3, atol=1e-5)
-    many = encode(bank, clip_vision, a, a_prime, torch.cat((b, second)))
-    single = [encode(bank, clip_vision, a, a_prime, x).values for x in (b, second)]
+    many = encode(bank, small_vision, a, a_prime, torch.cat((b, second)))
+    single = [encode(bank, small_vision, a, a_prime, x).values for x in (b, second)]
     torch.testing.assert_close(many.values, (single[0] + single[1]) / 2, rtol=1e-3, atol=1e-5)
 
 
-def test_unequal_pairs_are_refused(bank, clip_vision, triplet):
+def test_unequal_pairs_are_refused(bank, small_vision, triplet):
     a, a_prime, b = map(tensor, triplet)
     with pytest.raises(ValueError, match="equally many"):
-        encode(bank, clip_vision, a.repeat(2, 1, 1, 1), a_prime, b)
+        encode(bank, small_vision, a.repeat(2, 1, 1, 1), a_prime, b)
 
 
-def test_alpha_channels_are_ignored(bank, clip_vision, triplet):
+def test_alpha_channels_are_ignored(bank, small_vision, triplet):
     images = [tensor(x) for x in triplet]
     with_alpha = [torch.cat((x, torch.rand(*x.shape[:3], 1)), -1) for x in images]
-    assert torch.equal(encode(bank, clip_vision, *with_alpha).values, encode(bank, clip_vision, *images).values)
+    assert torch.equal(encode(bank, small_vision, *with_alpha).values, encode(bank, small_vision, *images).values)
 
 
 def edge_marks(size=(200, 600)):
@@ -151,34 +174,23 @@ def edge_marks(size=(200, 600)):
 
 
 @pytest.mark.parametrize(("crop", "sees_edges"), [("center", False), ("pad", True), ("stretch", True)])
-def test_encoder_crop(clip_vision, crop, sees_edges):
-    encoder = ClipVisionEncoder(clip_vision, CONFIG, crop)
+def test_encoder_crop(small_vision, crop, sees_edges):
+    encoder = ClipVisionEncoder(small_vision, SMALL, crop)
     plain, marked = map(encoder.pooled, edge_marks())
     assert torch.allclose(plain, marked, atol=1e-4) != sees_edges
 
 
 @pytest.mark.parametrize("mode", list(QUERY_MODES))
-def test_every_query_mode(tmp_path, clip_vision, triplet, mode):
-    """From images to a finite delta in every mode; token modes are 257 (x 3) tokens of 1024 for ViT-L."""
+def test_every_query_mode(tmp_path, small_vision, triplet, mode):
+    """From images to a finite delta in every mode; token modes flatten 17 (x 3) tokens of 64 here."""
     spec = QUERY_MODES[mode]
-    embedding = 768 if spec.hidden is None else 257 * 1024 * len(spec.hidden)
+    embedding = 24 if spec.hidden is None else SMALL_TOKENS * 64 * len(spec.hidden)
     layers = {"transformer_blocks.0.attn.to_q": (8, 8)}
-    path = random_bank(tmp_path / "bank.safetensors", layers, 2, 1, 4, embedding * spec.parts)
-    path.with_suffix(".yaml").write_text(
-        f'config: {{process: [{{network: {{linear: 1, network_kwargs: {{query_mode: "{mode}"}}}}}}]}}'
-    )
-    # A YAML counts where the header is silent, as in a released file.
-    strip_header(path)
-    bank = BasisBank.load(path)
+    path = tmp_path / "bank.safetensors"
+    bank = BasisBank.load(random_bank(path, layers, 2, 1, 4, embedding * spec.parts, query_mode=mode))
     assert bank.config.query_mode == mode and bank.config.embedding_dim == embedding
-    c = encode(bank, clip_vision, *map(tensor, triplet))
+    c = encode(bank, small_vision, *map(tensor, triplet))
     assert torch.isfinite(bank.delta("transformer_blocks.0.attn.to_q", c)).all()
-
-
-def strip_header(path):
-    from safetensors.torch import load_file, save_file
-
-    save_file({name: t.clone() for name, t in load_file(path).items()}, path)
 
 
 def test_tokens_are_the_hidden_states_of_the_reference(clip_vision, vit_path, triplet):
@@ -197,8 +209,8 @@ def test_tokens_are_the_hidden_states_of_the_reference(clip_vision, vit_path, tr
     )
     square = tensor(triplet[0])
     mode = QUERY_MODES["paa'b3"]
-    token_config = BankConfig(num_loras=2, rank=1, key_dim=4, query_dim=3 * 257 * 1024, query_mode="paa'b3")
-    found = ClipVisionEncoder(clip_vision, token_config).tokens(square, mode.hidden)
+    config = BankConfig(num_loras=2, rank=1, key_dim=4, query_dim=3 * 257 * 1024, query_mode="paa'b3")
+    found = ClipVisionEncoder(clip_vision, config).tokens(square, mode.hidden)
     pixels = comfy.clip_vision.clip_preprocess(square, size=224)
     states = model(pixel_values=pixels, output_hidden_states=True).hidden_states
     expected = torch.cat([states[i] for i in mode.hidden], dim=1)
@@ -206,11 +218,11 @@ def test_tokens_are_the_hidden_states_of_the_reference(clip_vision, vit_path, tr
     torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-3)
 
 
-def test_an_encoder_of_another_width_is_refused(tmp_path, clip_vision, triplet):
-    bank = BasisBank.load(random_bank(tmp_path / "bank.safetensors", LAYERS, 4, 2, 8, 3 * 1024))
-    message = r"gives 768 numbers per image, but the bank was trained with 1024 .*clip-vit-large-patch14.safetensors"
+def test_an_encoder_of_another_width_is_refused(tmp_path, small_vision, triplet):
+    bank = BasisBank.load(random_bank(tmp_path / "bank.safetensors", LAYERS, 4, 2, 8, 3 * 768))
+    message = r"gives 24 numbers per image, but the bank was trained with 768 .*clip-vit-large-patch14.safetensors"
     with pytest.raises(ValueError, match=message):
-        encode(bank, clip_vision, *map(tensor, triplet))
+        encode(bank, small_vision, *map(tensor, triplet))
 
 
 def test_interrupt_stops_loading(small_models):
