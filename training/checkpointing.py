@@ -109,26 +109,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def split_optimizer_state(state: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """An optimiser's state (parameter names as keys) as named tensors and JSON."""
-    tensors: dict[str, Tensor] = {}
-    scalars: dict[str, dict[str, Any]] = {}
-    for name, entries in state["state"].items():
-        scalars[name] = {}
-        for key, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"{name}/{key}"] = value
-            else:
-                scalars[name][key] = value
-    return tensors, {"scalars": scalars, "groups": state["param_groups"]}
-
-
-def join_optimizer_state(tensors: Mapping[str, Tensor], rest: Mapping[str, Any]) -> dict[str, Any]:
-    """The inverse of ``split_optimizer_state``."""
-    state = {name: dict(entries) for name, entries in rest["scalars"].items()}
-    for key, value in tensors.items():
-        name, entry = key.rsplit("/", 1)
-        state[name][entry] = value
-    return {"state": state, "param_groups": rest["groups"]}

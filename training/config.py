@@ -3,7 +3,7 @@
 import difflib
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,11 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from lorweb_core import BankConfig
+from lorweb_core.canvas import FITS
 from lorweb_core.mixing import MIXINGS
 from lorweb_core.query import QUERY_MODES
 
+from .data.analogies import OVER
 from .tuner import FLUX_TARGETS
 
 logger = logging.getLogger(__name__)
@@ -53,11 +55,11 @@ class BankSettings:
     encoder: str = "openai/clip-vit-large-patch14"
     targets: str = FLUX_TARGETS
 
-    def resolve(self, embedding_dim: int, base_model: str) -> BankConfig:
+    def resolve(self, embedding_dim: int, base_model: str, encoder: str) -> BankConfig:
         """The bank's own configuration, once the width of one encoder embedding is known."""
-        settings = {name: value for name, value in vars(self).items() if name != "targets"}
+        settings = {name: value for name, value in vars(self).items() if name not in ("targets", "encoder")}
         query_dim = embedding_dim * QUERY_MODES[self.query_mode].parts
-        return BankConfig(**settings, query_dim=query_dim, base_model=base_model)
+        return BankConfig(**settings, query_dim=query_dim, base_model=base_model, encoder=encoder)
 
 
 @dataclass
@@ -65,10 +67,15 @@ class DataConfig:
     """What is trained on."""
 
     manifest: str = "???"
-    validation_manifest: str | None = None
+    hold_tasks: float = 0.0
+    hold_task_names: list[str] = field(default_factory=list)
+    hold_images: float = 0.0
     canvas: int = 512
-    swap: float = 0.5
+    fit: str = "crop"
+    swap: float = 0.0
+    over: str = "tasks"
     workers: int = 2
+    prompt_tokens: int = 512
     cache: str | None = None
     cache_latents: int = 0
 
@@ -92,6 +99,7 @@ class OptimizerConfig:
 
     name: str = "adamw"
     lr: float = 1e-3
+    mixer_lr: float | None = None
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     weight_decay: float = 0.05
@@ -162,6 +170,8 @@ _CHOICES = {
     "base.dtype": ("float32", "bfloat16", "float16"),
     "bank.mixing": MIXINGS,
     "bank.query_mode": tuple(QUERY_MODES),
+    "data.fit": FITS,
+    "data.over": OVER,
     "objective.weighting": WEIGHTINGS,
     "objective.timesteps": TIMESTEPS,
     "optimizer.name": OPTIMIZERS,
@@ -169,11 +179,12 @@ _CHOICES = {
 }
 _AT_LEAST = {
     "train.steps": 1, "train.batch": 1, "train.accumulate": 1, "checkpoint.every": 1, "checkpoint.keep": 1,
-    "log.every": 1, "data.workers": 0, "data.cache_latents": 0, "data.canvas": 32, "objective.entropy": 0,
+    "log.every": 1, "data.workers": 0,
+    "data.prompt_tokens": 1, "data.cache_latents": 0, "data.canvas": 32, "objective.entropy": 0,
     "objective.balance": 0, "objective.canvas_weight": 0, "optimizer.lr": 0, "optimizer.warmup": 0, "optimizer.clip": 0,
     "validation.every": 0, "validation.analogies": 1,
 }  # fmt: skip
-_FRACTIONS = ("data.swap", "objective.caption_dropout", "optimizer.ema")
+_FRACTIONS = ("data.swap", "data.hold_tasks", "data.hold_images", "objective.caption_dropout", "optimizer.ema")
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -229,10 +240,6 @@ def known_keys(group: Any = None, prefix: str = "") -> list[str]:
 
 
 def _check(tree: DictConfig) -> None:
-    if OmegaConf.select(tree, "tiny"):
-        for group, name in (("base", "path"), ("data", "manifest")):
-            if OmegaConf.is_missing(tree[group], name):
-                tree[group][name] = MADE_IN_RUN
     missing = OmegaConf.missing_keys(tree)
     if missing:
         raise ValueError(
@@ -244,6 +251,23 @@ def _check(tree: DictConfig) -> None:
     for key, least in _AT_LEAST.items():
         if OmegaConf.select(tree, key) < least:
             raise ValueError(f"{key} is {OmegaConf.select(tree, key)}; expected at least {least}")
+    if tree.data.cache_latents and not tree.data.cache:
+        raise ValueError("data.cache_latents needs a folder to keep the latents in; set data.cache")
     for key in _FRACTIONS:
         if not 0 <= OmegaConf.select(tree, key) <= 1:
             raise ValueError(f"{key} is {OmegaConf.select(tree, key)}; expected 0 to 1")
+
+
+def flat(config: Config) -> dict[str, str | float]:
+    """The configuration as dotted keys, for trackers."""
+    entries: dict[str, str | float] = {}
+
+    def visit(group: dict, prefix: str) -> None:
+        for name, value in group.items():
+            if isinstance(value, dict):
+                visit(value, f"{prefix}{name}.")
+            else:
+                entries[prefix + name] = value if isinstance(value, int | float | str | bool) else str(value)
+
+    visit(asdict(config), "")
+    return entries

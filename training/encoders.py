@@ -1,7 +1,8 @@
 """The frozen encoders around the model: images to embeddings, prompts to embeddings, canvases to latents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxKontextPipeline
@@ -9,8 +10,6 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, SiglipVisionModel
 
 from lorweb_core.canvas import fit_image
-
-PROMPT_TOKENS = 512
 
 
 def locate(name: str, what: str) -> dict:
@@ -45,12 +44,6 @@ class VisionEncoder:
             torch.tensor(list(values), device=device) for values in (processor.image_mean, processor.image_std)
         )
 
-    @property
-    def embedding_dim(self) -> int:
-        """Width of a pooled embedding."""
-        config = self.model.config
-        return getattr(config, "projection_dim", None) or config.hidden_size
-
     @torch.no_grad()
     def pooled(self, images: Tensor, stretch: bool = False) -> Tensor:
         """Projected embedding [B, e] of images [B, H, W, 3] in 0..1."""
@@ -71,9 +64,14 @@ class VisionEncoder:
 
 
 class PromptEncoder:
-    """CLIP-L and T5 of a FLUX pipeline."""
+    """CLIP-L and T5 of a FLUX pipeline.
 
-    def __init__(self, base: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16):
+    Args:
+        max_tokens: length T that T5's input is padded to; FLUX.1 was trained with 512.
+    """
+
+    def __init__(self, base: str, device: torch.device | str, dtype: torch.dtype, max_tokens: int):
+        self.max_tokens = max_tokens
         pipeline = FluxKontextPipeline.from_pretrained(
             **locate(base, "base.path"), transformer=None, vae=None, torch_dtype=dtype
         )
@@ -82,20 +80,24 @@ class PromptEncoder:
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(token embeddings [B, T, D], pooled embedding [B, P]) of prompts, as the pipeline itself makes them."""
-        tokens, pooled, _ = self.pipeline.encode_prompt(list(prompts), None, max_sequence_length=PROMPT_TOKENS)
+        tokens, pooled, _ = self.pipeline.encode_prompt(list(prompts), None, max_sequence_length=self.max_tokens)
         return tokens, pooled
 
 
 class LatentCoder:
     """The autoencoder: canvases [B, H, W, 3] in 0..1 to normalised latents [B, 16, H/8, W/8] and back."""
 
-    def __init__(self, base: str, device: torch.device | str = "cpu", dtype: torch.dtype = torch.bfloat16):
+    def __init__(self, base: str, device: torch.device | str, dtype: torch.dtype):
         vae = AutoencoderKL.from_pretrained(**locate(base, "base.path"), subfolder="vae", torch_dtype=dtype)
         self.vae = vae.to(device).eval().requires_grad_(False)
+
+    def encode_pair(self, columns: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
+        """(reference, target) latents of collated analogies."""
+        return self.encode(columns["reference"]), self.encode(columns["target"])
 
     @torch.no_grad()
     def encode(self, canvases: Tensor) -> Tensor:
         """The mode of the posterior, as the Kontext pipeline encodes its reference image."""
-        pixels = canvases.movedim(-1, 1).to(self.vae.device, self.vae.dtype) * 2 - 1
+        pixels = canvases.movedim(-1, 1).contiguous().to(self.vae.device, self.vae.dtype) * 2 - 1
         latents = self.vae.encode(pixels).latent_dist.mode()
-        return (latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+        return ((latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor).contiguous()

@@ -1,7 +1,7 @@
 """Optimisers and schedules by name."""
 
 import importlib
-from collections.abc import Iterable
+from collections.abc import Mapping
 
 from diffusers.optimization import SchedulerType, get_scheduler
 from torch import nn
@@ -17,8 +17,8 @@ _CLASSES = {
 }
 
 
-def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) -> Optimizer:
-    """The named optimiser.
+def make_optimizer(config: OptimizerConfig, named: Mapping[str, nn.Parameter]) -> Optimizer:
+    """The named optimiser, with the mixer's keys and projections as a second group.
 
     Raises:
         ValueError: when its package is not installed.
@@ -31,8 +31,15 @@ def make_optimizer(config: OptimizerConfig, parameters: Iterable[nn.Parameter]) 
         raise ValueError(
             f"optimizer.name is {config.name!r}, which needs {package}: pip install {package} ({error})"
         ) from error
+    mixer = [p for name, p in named.items() if name.startswith("mixer.")]
+    factors = [p for name, p in named.items() if not name.startswith("mixer.")]
+    mixer_lr = config.lr if config.mixer_lr is None else config.mixer_lr
     return optimizer(
-        parameters, lr=config.lr, betas=tuple(config.betas), eps=config.eps, weight_decay=config.weight_decay
+        [{"params": factors}, {"params": mixer, "lr": mixer_lr}],
+        lr=config.lr,
+        betas=tuple(config.betas),
+        eps=config.eps,
+        weight_decay=config.weight_decay,
     )
 
 

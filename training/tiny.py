@@ -25,6 +25,7 @@ from transformers import (
 # Head width and embedding widths are FLUX.1's and CLIP ViT-L/14's own, so that every shape rule holds as at full size.
 HEAD_WIDTH = 128
 EMBEDDING = 768
+_PROJECTION_GAIN = 0.35  # embeddings of about the length of ViT-L/14's: coefficients then start as they do there
 _LETTERS = list(string.ascii_lowercase + string.digits)
 
 
@@ -53,7 +54,9 @@ def make_encoder(folder: Path, seed: int = 1) -> Path:
     )  # fmt: skip
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        CLIPVisionModelWithProjection(config).save_pretrained(folder)
+        model = CLIPVisionModelWithProjection(config)
+    model.visual_projection.weight.data *= _PROJECTION_GAIN
+    model.save_pretrained(folder)
     size = {"height": 32, "width": 32}
     CLIPImageProcessor(size={"shortest_edge": 32}, crop_size=size).save_pretrained(folder)
     return folder

@@ -1,3 +1,50 @@
-"""Fixtures of the training tier."""
+"""Fixtures of the training tier: a small random base with data, and runs on it."""
+
+import pytest
 
 import training  # noqa: F401  (makes peft and diffusers importable, before any test module asks for them)
+
+TINY = "training/configs/tiny.yaml"
+
+
+@pytest.fixture(scope="session")
+def parts(tmp_path_factory):
+    """Overrides that point a run at a base, an encoder and photographs that all tests share."""
+    from training.config import load_config
+    from training.setup import prepare_run
+
+    run = tmp_path_factory.mktemp("shared")
+    config = load_config(TINY, [f"run={run}"])
+    prepare_run(config, is_main=True)
+    return [
+        f"base.path={config.base.path}", f"bank.encoder={config.bank.encoder}", f"data.manifest={config.data.manifest}",
+        f"data.cache={config.data.cache}",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def overrides(parts):
+    """The shared parts, and the smallest sizes at which a step still exercises everything."""
+    return [
+        *parts, "data.canvas=32", "data.prompt_tokens=4", "data.cache_latents=8", "train.batch=2", "validation.every=0",
+        "log.trackers=[csv]", "log.every=1", "optimizer.warmup=2",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def run_training(overrides):
+    """Train in this process: run folder and settings -> run folder."""
+    from accelerate.state import AcceleratorState, GradientState
+
+    from training.config import load_config
+    from training.train import train
+
+    def run(folder, *settings):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        train(load_config(TINY, [*overrides, f"run={folder}", *settings]))
+        return folder
+
+    yield run
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()

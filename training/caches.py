@@ -1,0 +1,83 @@
+"""Caches of what the frozen encoders make of the data. An encoder is loaded only when something is missing."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lorweb_core.query import QueryMode, embed_images
+
+from .config import Config
+from .data import AnalogyDataset, EmbeddingCache, ImageRef, Manifest, collate, load_quadrant, square_canvas, text_key
+from .data.hashing import content_hash
+from .encoders import LatentCoder, PromptEncoder, VisionEncoder
+
+_SAMPLE_BYTES = 2**20
+
+
+def build_prompt_cache(config: Config, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> EmbeddingCache:
+    """Text embeddings of every distinct prompt, and of the empty one that caption dropout needs."""
+    prompts = {text_key(prompt): prompt for prompt in ["", *manifest.prompts()]}
+    weights = {part: describe_weights(config.base.path, part) for part in ("text_encoder", "text_encoder_2")}
+    settings = {"weights": weights, "tokens": config.data.prompt_tokens, "dtype": str(dtype)}
+    cache = EmbeddingCache(Path(config.data.cache) / "prompts", settings)
+    if cache.missing(prompts):
+        encoder = PromptEncoder(config.base.path, device, dtype, config.data.prompt_tokens)
+        cache.get_or_build(
+            prompts.items(), lambda batch: dict(zip(("tokens", "pooled"), encoder(batch))), label="encoding prompts"
+        )
+    return cache
+
+
+def build_image_cache(config: Config, spec: QueryMode, manifest: Manifest, device: torch.device) -> EmbeddingCache:
+    """Embeddings of every image as it appears in a quadrant."""
+    images, geometry, fit = manifest.images(), square_canvas(config.data.canvas), config.data.fit
+    settings = {
+        "weights": describe_weights(config.bank.encoder),
+        "hidden": spec.hidden,
+        "canvas": config.data.canvas,
+        "fit": fit,
+    }
+    cache = EmbeddingCache(Path(config.data.cache) / "images", settings)
+    if cache.missing(images):
+        encoder = VisionEncoder(config.bank.encoder, device)
+
+        def embed(batch: list[ImageRef]) -> Mapping[str, Tensor]:
+            quadrants = torch.stack([load_quadrant(image, geometry, fit) for image in batch])
+            return {"embedding": embed_images(quadrants, spec, encoder)}
+
+        cache.get_or_build(images.items(), embed, label="encoding images")
+    return cache
+
+
+def build_latent_cache(config: Config, training: AnalogyDataset, coder: LatentCoder) -> EmbeddingCache:
+    """Reference and target latents of the first ``data.cache_latents`` analogies."""
+    settings = {
+        "weights": describe_weights(config.base.path, "vae"),
+        "canvas": config.data.canvas,
+        "fit": config.data.fit,
+        "dtype": config.base.dtype,
+    }
+    cache = EmbeddingCache(Path(config.data.cache) / "latents", settings)
+    positions = {training.sampler[i].key: i for i in range(config.data.cache_latents)}
+
+    def encode(batch: list[int]) -> Mapping[str, Tensor]:
+        return dict(zip(("reference", "target"), coder.encode_pair(collate([training[i] for i in batch]))))
+
+    return cache.get_or_build(positions.items(), encode, label="encoding canvases")
+
+
+def describe_weights(name: str, part: str = "") -> dict[str, Any]:
+    """What tells a local model apart: size and first MiB of its files. A hub id stands for itself."""
+    folder = Path(name).expanduser()
+    if not folder.is_dir():
+        return {"hub": name, "part": part}
+    files = sorted((folder / part).glob("*.safetensors"))
+    return {path.name: [path.stat().st_size, content_hash(_beginning(path))] for path in files}
+
+
+def _beginning(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(_SAMPLE_BYTES)

@@ -1,0 +1,248 @@
+"""The training loop: steps, logs, checkpoints, the bank at the end."""
+
+import logging
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from diffusers import FluxTransformer2DModel
+from diffusers.training_utils import EMAModel
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from tqdm.auto import tqdm
+
+from lorweb_core import BankConfig, MixingCoefficients
+from lorweb_core.checkpoint import write_bank
+
+from .batches import Batch
+from .checkpointing import Checkpoints
+from .config import Config
+from .objective import flow_loss, imbalance
+from .optim import make_optimizer, make_schedule
+from .tuner import LoRWeBConfig, LoRWeBModel
+from .tuner.model import gather
+
+logger = logging.getLogger(__name__)
+
+BANK_NAME = "bank.safetensors"
+GIBIBYTE = 2**30
+
+
+class Trainer:
+    """One run. Everything random in it is a function of (seed, sample index), so its position is its whole state.
+
+    Args:
+        config: the run's configuration.
+        accelerator: devices, processes, precision, trackers.
+        transformer: the frozen base.
+        bank: configuration of the bank to train.
+        header: strings for the bank file's header, such as the data hash.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        accelerator: Accelerator,
+        transformer: FluxTransformer2DModel,
+        bank: BankConfig,
+        header: dict[str, str],
+    ):
+        self.config, self.accelerator, self.header = config, accelerator, header
+        self.run = Path(config.run)
+        self.checkpoints = Checkpoints(checkpoint_folder(config), config.checkpoint.keep)
+        self.step = 0
+        torch.manual_seed(config.train.seed)
+        self.tuner = LoRWeBModel(transformer, LoRWeBConfig(bank=bank, target_modules=config.bank.targets))
+        self.tuner.train()
+        count = sum(p.numel() for p in self._trainable().values())
+        logger.info("%d layers adapted, %s parameters trained", len(self.tuner.tuner_layers), f"{count:,}")
+        if config.base.compile:
+            transformer.compile_repeated_blocks()
+        self._prepare()
+
+    def _trainable(self) -> dict[str, nn.Parameter]:
+        return {name: p for name, p in self.tuner.named_parameters() if p.requires_grad}
+
+    def _prepare(self) -> None:
+        """Optimiser, schedule and EMA, from the newest checkpoint if there is one."""
+        resumed = self.checkpoints.steps()[-1:]
+        tensors, state = self.checkpoints.load(resumed[0]) if resumed else ({}, {})
+        if resumed:
+            self.tuner.load_adapter_state_dict(tensors["adapter"])
+        optimizer = make_optimizer(self.config.optimizer, self._trainable())
+        self.schedule = make_schedule(self.config.optimizer, optimizer, self.config.train.steps)
+        self.model, self.optimizer = self.accelerator.prepare(self.tuner, optimizer)
+        self.tuner = self.accelerator.unwrap_model(self.model)
+        self.trained = self._trainable()
+        self.ema = self._make_ema()
+        if resumed:
+            self._restore(tensors, state)
+            logger.info("resumed from step %d", self.step)
+
+    def _make_ema(self) -> EMAModel | None:
+        if not self.config.optimizer.ema:
+            return None
+        if any(isinstance(p, DTensor) for p in self.trained.values()):
+            raise ValueError("optimizer.ema does not work with FSDP's sharded parameters; set it to 0")
+        return EMAModel(self.trained.values(), decay=self.config.optimizer.ema)
+
+    def train(self, batches: Iterator[Batch], validate=None) -> None:
+        """Run to the last step. ``batches`` yields ``train.accumulate`` of them a step, from the current step on.
+
+        Args:
+            validate: called with the step every ``validation.every`` steps.
+        """
+        config = self.config
+        progress = tqdm(
+            total=config.train.steps, initial=self.step, unit="step", disable=not self.accelerator.is_main_process
+        )
+        started, logged = time.perf_counter(), self.step
+        while self.step < config.train.steps:
+            metrics = self._train_step(batches)
+            self.step += 1
+            progress.update()
+            due_checkpoint = self.step % config.checkpoint.every == 0 or self.step == config.train.steps
+            if self.step % config.log.every == 0 or due_checkpoint:
+                metrics = self._summarise(metrics, (time.perf_counter() - started) / (self.step - logged))
+                started, logged = time.perf_counter(), self.step
+                progress.set_postfix(loss=f"{metrics['loss']:.4f}")
+                self.accelerator.log(metrics, step=self.step)
+            if validate is not None and config.validation.every and self.step % config.validation.every == 0:
+                validate(self.step)
+            if due_checkpoint:
+                self.save()
+        progress.close()
+
+    def _train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
+        """One optimiser step over ``train.accumulate`` batches; the mean of their metrics."""
+        sums: dict[str, Tensor] = {}
+        for _ in range(self.config.train.accumulate):
+            with self.accelerator.accumulate(self.model):
+                loss, metrics = self._losses(next(batches))
+                self.accelerator.backward(loss)
+                if self.accelerator.sync_gradients and self.config.optimizer.clip:
+                    self.accelerator.clip_grad_norm_(list(self.trained.values()), self.config.optimizer.clip)
+                self.optimizer.step()
+                self.optimizer.zero_grad()
+            for name, value in metrics.items():
+                sums[name] = sums.get(name, 0) + value.detach() / self.config.train.accumulate
+        self.schedule.step()
+        if self.ema is not None:
+            self.ema.step(self.trained.values())
+        return sums
+
+    def _losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise, and what is worth logging of it."""
+        config = self.config.objective
+        with self.accelerator.autocast():
+            flow = flow_loss(self.model, batch.latents, batch.draw, batch.condition, config).mean()
+        coefficients = MixingCoefficients(
+            self.tuner.coefficients, tuple(self.tuner.tuner_layers), self.tuner.bank_config.softmax
+        )
+        entropy = coefficients.entropy().mean()
+        loss = flow - config.entropy * entropy
+        if config.balance:
+            loss = loss + config.balance * imbalance(coefficients)
+        return loss, {"loss": flow, "entropy": entropy, "effective_number": coefficients.effective_number().mean()}
+
+    def _summarise(self, metrics: dict[str, Tensor], seconds: float) -> dict[str, float]:
+        means = {name: self.accelerator.reduce(value, "mean").item() for name, value in metrics.items()}
+        if not math.isfinite(means["loss"]):
+            raise ValueError(
+                f"the loss is {means['loss']} at step {self.step}: the run has diverged. Lower optimizer.lr or lengthen"
+                f" optimizer.warmup; checkpoints up to step {(self.checkpoints.steps() or [0])[-1]} are in"
+                f" {self.checkpoints.folder}"
+            )
+        train = self.config.train
+        analogies = train.batch * train.accumulate * self.accelerator.num_processes
+        memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+        return {
+            **means,
+            "lr": self.schedule.get_last_lr()[0],
+            "seconds_per_step": seconds,
+            "analogies_per_second": analogies / seconds,
+            "peak_memory_gib": memory / GIBIBYTE,
+        }
+
+    def save(self) -> None:
+        """Write a checkpoint and the bank of this step. All processes take part; the main one writes."""
+        adapter = self.tuner.adapter_state_dict()
+        optimizer, rest = self._optimizer_state()
+        tensors = {"adapter": adapter, "optimizer": optimizer}
+        state = {"step": self.step, "optimizer": rest, "schedule": self.schedule.state_dict()}
+        if self.accelerator.scaler is not None:
+            state["scaler"] = self.accelerator.scaler.state_dict()
+        if self.ema is not None:
+            tensors["ema"], state["ema"] = self._ema_state()
+            adapter = self._ema_adapter()
+        if self.accelerator.is_main_process:
+            self.checkpoints.save(self.step, tensors, state)
+            self._write_bank(adapter)
+        self.accelerator.wait_for_everyone()
+
+    def _write_bank(self, adapter: dict[str, Tensor]) -> None:
+        extra = {**self.header, "step": str(self.step)}
+        layers = self.tuner.bank_tensors({name: value.cpu() for name, value in adapter.items()})
+        write_bank(self.run / BANK_NAME, layers, self.tuner.bank_config, extra)
+
+    def _optimizer_state(self) -> tuple[dict[str, Tensor], dict]:
+        """(tensors named parameter/entry, the rest as JSON)."""
+        state = self.optimizer.state_dict()
+        tensors: dict[str, Tensor] = {}
+        scalars: dict[str, dict] = {}
+        for index, name in enumerate(self._names_by_index()):
+            for key, value in state["state"].get(index, {}).items():
+                if isinstance(value, Tensor):
+                    tensors[f"{name}/{key}"] = gather(value)
+                else:
+                    scalars.setdefault(name, {})[key] = value
+        return tensors, {"scalars": scalars, "groups": state["param_groups"]}
+
+    def _names_by_index(self) -> list[str]:
+        """Names of the parameters in the order in which the optimiser numbers them, group after group."""
+        names = {id(p): name for name, p in self.trained.items()}
+        return [names[id(p)] for group in self.optimizer.param_groups for p in group["params"]]
+
+    def _restore(self, tensors: dict[str, dict[str, Tensor]], state: dict) -> None:
+        self.step = state["step"]
+        entries: dict[str, dict] = {name: dict(values) for name, values in state["optimizer"]["scalars"].items()}
+        for key, value in tensors["optimizer"].items():
+            name, entry = key.rsplit("/", 1)
+            entries.setdefault(name, {})[entry] = _shard_like(value, self.trained[name])
+        numbered = {index: entries[name] for index, name in enumerate(self._names_by_index()) if name in entries}
+        self.optimizer.load_state_dict({"state": numbered, "param_groups": state["optimizer"]["groups"]})
+        self.schedule.load_state_dict(state["schedule"])
+        if self.accelerator.scaler is not None and "scaler" in state:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        if self.ema is not None and "ema" in tensors:
+            shadow = [tensors["ema"][name] for name in self.trained]
+            self.ema.load_state_dict({**state["ema"], "shadow_params": shadow})
+            self.ema.to(self.accelerator.device)
+
+    def _ema_state(self) -> tuple[dict[str, Tensor], dict]:
+        state = self.ema.state_dict()
+        shadow = state.pop("shadow_params")
+        return dict(zip(self.trained, shadow, strict=True)), state
+
+    def _ema_adapter(self) -> dict[str, Tensor]:
+        """The adapter state with averaged parameters."""
+        self.ema.store(self.trained.values())
+        self.ema.copy_to(self.trained.values())
+        adapter = {name: value.clone() for name, value in self.tuner.adapter_state_dict().items()}
+        self.ema.restore(self.trained.values())
+        return adapter
+
+
+def _shard_like(value: Tensor, parameter: Tensor) -> Tensor:
+    """An optimiser entry placed like its parameter; entries of another shape (step counters) stay whole."""
+    if isinstance(parameter, DTensor) and value.shape == parameter.shape:
+        return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
+    return value
+
+
+def checkpoint_folder(config: Config) -> Path:
+    """Where a run's checkpoints lie."""
+    return Path(config.run) / "checkpoints"

@@ -1,0 +1,100 @@
+"""What a run needs before its first step: its folder, its data, its analogies."""
+
+import logging
+from pathlib import Path
+
+import torch
+from torch.utils.data import Dataset
+
+from .config import MADE_IN_RUN, Config, flat, load_config, save_config
+from .data.analogies import AnalogyDataset, AnalogySampler, square_canvas
+from .data.manifest import Manifest
+from .data.sources import folders
+from .data.splits import Splits, split
+from .data.writer import write_manifest
+from .encoding import Encoding, Repeated, cached_encoding, live_encoding
+
+logger = logging.getLogger(__name__)
+
+CONFIG_NAME = "config.yaml"
+
+
+def prepare_run(config: Config, is_main: bool) -> None:
+    """Make the run's folder, save the resolved configuration in it, and make the parts that a tiny run lacks.
+
+    Every process gets the paths of those parts into its configuration; the main one, which comes first, makes them.
+    """
+    run = Path(config.run)
+    if is_main:
+        run.mkdir(parents=True, exist_ok=True)
+    if config.tiny:
+        _fill_in_tiny_parts(config, run / "tiny")
+    if is_main:
+        _save(config, run / CONFIG_NAME)
+
+
+def _save(config: Config, path: Path) -> None:
+    if path.exists():
+        before, now = flat(load_config(path)), flat(config)
+        changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
+        if changed:
+            logger.warning("settings changed since this run began: %s", "; ".join(changed))
+    save_config(config, path)
+
+
+def _fill_in_tiny_parts(config: Config, folder: Path) -> None:
+    """Replace every ``MADE_IN_RUN`` by a part made in the folder."""
+    from .photographs import make_photographs
+    from .tiny import make_base, make_encoder
+
+    if config.base.path == MADE_IN_RUN:
+        config.base.path = str(_once(folder / "base", make_base))
+    if config.bank.encoder == MADE_IN_RUN:
+        config.bank.encoder = str(_once(folder / "encoder", make_encoder))
+    if config.data.cache == MADE_IN_RUN:
+        config.data.cache = str(folder / "cache")
+    if config.data.manifest == MADE_IN_RUN:
+        photographs = _once(folder / "photographs", make_photographs)
+        config.data.manifest = str(folder / "manifest.jsonl")
+        if not Path(config.data.manifest).exists():
+            write_manifest(folders.read(photographs), Path(config.data.manifest), workers=1)
+
+
+def _once(path: Path, make) -> Path:
+    """Make a folder under a temporary name unless it is there."""
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        make(path.with_suffix(".tmp")).rename(path)
+    return path
+
+
+def load_data(config: Config) -> tuple[Manifest, Splits]:
+    """The manifest, and how it is split into what is trained on and what is held out."""
+    data, manifest = config.data, Manifest.load(config.data.manifest)
+    return manifest, split(manifest, data.hold_task_names or data.hold_tasks, data.hold_images, config.train.seed)
+
+
+def analogies(config: Config, manifest: Manifest, swap: float = 0.0) -> AnalogyDataset:
+    """Analogies of a manifest on square canvases of the run's size."""
+    sampler = AnalogySampler(manifest, config.train.seed, swap, config.data.over)
+    return AnalogyDataset(sampler, square_canvas(config.data.canvas), config.data.fit)
+
+
+def make_encoding(config: Config, device: torch.device, manifest: Manifest, training: AnalogyDataset) -> Encoding:
+    """The encoding of a run: cached when it names a cache folder."""
+    if config.data.cache:
+        return cached_encoding(config, device, manifest, training)
+    return live_encoding(config, device)
+
+
+def training_items(config: Config, training: AnalogyDataset, encoding: Encoding) -> Dataset:
+    """The items that are trained on, without images where caches make them needless."""
+    items = AnalogyDataset(training.sampler, training.geometry, training.fit, pixels=encoding.needs_pixels)
+    return Repeated(items, config.data.cache_latents) if config.data.cache_latents else items
+
+
+def validation_sets(config: Config, splits: Splits) -> dict[str, AnalogyDataset]:
+    """The held-out analogies by name; those of training when nothing is held out."""
+    sets = {"held-out-images": splits.held_out_images, "held-out-tasks": splits.held_out_tasks}
+    held = {name: manifest for name, manifest in sets.items() if manifest is not None}
+    return {name: analogies(config, manifest) for name, manifest in (held or {"training": splits.train}).items()}

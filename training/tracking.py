@@ -1,0 +1,113 @@
+"""What is written while training: numbers to CSV, TensorBoard or wandb, images as labelled grids."""
+
+import csv
+import importlib.util
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate.tracking import GeneralTracker
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+logger = logging.getLogger(__name__)
+
+_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
+
+
+class CSVTracker(GeneralTracker):
+    """``metrics.csv``, one row a logged step; rows after the step a run resumes from are dropped.
+
+    Args:
+        path: the file.
+        resumed_step: step that the run continues from.
+    """
+
+    name = "csv"
+    requires_logging_directory = False
+    main_process_only = True
+
+    def __init__(self, path: Path, resumed_step: int):
+        super().__init__()
+        self.path = path
+        if path.exists():
+            self._truncate(resumed_step)
+
+    @property
+    def tracker(self) -> Path:
+        """The file itself."""
+        return self.path
+
+    def store_init_configuration(self, values: dict[str, Any]) -> None:
+        """The run saves its configuration beside the file."""
+
+    def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
+        """Append one row."""
+        row = {"step": step, **values}
+        fresh = not self.path.exists()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, fieldnames=list(row))
+            if fresh:
+                writer.writeheader()
+            writer.writerow(row)
+
+    def _truncate(self, step: int) -> None:
+        rows = read_metrics(self.path)
+        kept = [row for row in rows if int(row["step"]) <= step]
+        self.path.unlink()
+        for row in kept:
+            self.log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+
+
+def read_metrics(path: Path) -> list[dict[str, str]]:
+    """The rows of a ``metrics.csv``; a last line that a kill cut short is left out."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if None not in row.values()]
+
+
+def make_trackers(names: Sequence[str], run: Path, resumed_step: int) -> tuple[list, dict[str, dict]]:
+    """(trackers for ``Accelerator(log_with=...)``, arguments of its ``init_trackers``).
+
+    Raises:
+        ValueError: for a tracker that is unknown or not installed.
+    """
+    trackers: list = []
+    for name in names:
+        if name == "csv":
+            trackers.append(CSVTracker(run / "metrics.csv", resumed_step))
+        elif name not in _PACKAGES:
+            raise ValueError(f"log.trackers holds {name!r}; expected csv, {', '.join(_PACKAGES)}")
+        elif importlib.util.find_spec(_PACKAGES[name]) is None:
+            raise ValueError(f"log.trackers holds {name!r}, which is not installed: pip install {_PACKAGES[name]}")
+        else:
+            trackers.append(name)
+    return trackers, {"tensorboard": {"purge_step": resumed_step + 1}, "wandb": {"dir": str(run), "resume": "allow"}}
+
+
+def labelled_grid(rows: Sequence[Mapping[str, Tensor]], height: int = 256) -> Image.Image:
+    """A picture with one analogy a row and a label over every column.
+
+    Args:
+        rows: label -> image [H, W, 3] in 0..1, the same labels in every row.
+        height: of a cell in pixels.
+    """
+    labels = list(rows[0])
+    cells = [[to_picture(row[label], height) for label in labels] for row in rows]
+    widths = [max(row[i].width for row in cells) for i in range(len(labels))]
+    grid = Image.new("RGB", (sum(widths), 20 + height * len(rows)), "white")
+    draw, left = ImageDraw.Draw(grid), 0
+    for column, (label, width) in enumerate(zip(labels, widths, strict=True)):
+        draw.text((left + 4, 4), label, fill="black")
+        for row, pictures in enumerate(cells):
+            grid.paste(pictures[column], (left, 20 + row * height))
+        left += width
+    return grid
+
+
+def to_picture(image: Tensor, height: int | None = None) -> Image.Image:
+    """[H, W, 3] in 0..1 as an 8-bit picture, scaled to a height."""
+    picture = Image.fromarray(image.detach().float().clamp(0, 1).mul(255).round().byte().cpu().numpy())
+    if height is None or picture.height == height:
+        return picture
+    return picture.resize((max(1, round(picture.width * height / picture.height)), height), Image.Resampling.BICUBIC)

@@ -1,0 +1,92 @@
+"""Train a basis bank: ``python -m training.train --config training/configs/<name>.yaml key=value ...``."""
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+
+from .base import load_transformer
+from .batches import Batches, Share
+from .checkpointing import Checkpoints
+from .config import Config, flat, load_config
+from .loop import BANK_NAME, Trainer, checkpoint_folder
+from .setup import analogies, load_data, make_encoding, prepare_run, training_items, validation_sets
+from .tracking import make_trackers
+from .validation import Validator
+
+logger = logging.getLogger(__name__)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(prog="python -m training.train", description=__doc__)
+    parser.add_argument("--config", type=Path, required=True, help="a YAML file, such as training/configs/paper.yaml")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
+    options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    try:
+        train(load_config(options.config, options.overrides))
+    except (ValueError, OSError) as error:
+        logger.error("%s", error)
+        return 1
+    return 0
+
+
+def train(config: Config) -> Path:
+    """Run a configuration to its end, from the newest checkpoint if there is one; returns the bank's path.
+
+    Raises:
+        ValueError: for settings or data that cannot be used.
+        OSError: when a checkpoint or the bank cannot be written.
+    """
+    run = Path(config.run)
+    resumed = _resumed_step(config)
+    trackers, tracker_arguments = make_trackers(config.log.trackers, run, resumed)
+    accelerator = Accelerator(
+        mixed_precision=config.train.precision,
+        gradient_accumulation_steps=config.train.accumulate,
+        log_with=trackers,
+        project_dir=run,
+        cpu=not torch.accelerator.is_available(),
+    )
+    with accelerator.main_process_first():
+        prepare_run(config, accelerator.is_main_process)
+    manifest, splits = load_data(config)
+    dataset = analogies(config, splits.train, config.data.swap)
+    with accelerator.main_process_first():
+        encoding = make_encoding(config, accelerator.device, manifest, dataset)
+    transformer = load_transformer(config.base, accelerator.device)
+    trainer = Trainer(config, accelerator, transformer, encoding.bank, {"data_hash": splits.train.digest})
+    batches = Batches(
+        config,
+        training_items(config, dataset, encoding),
+        encoding,
+        Share(accelerator.process_index, accelerator.num_processes, config.train.batch, config.train.accumulate),
+        accelerator.device,
+        config.objective.guidance if transformer.config.guidance_embeds else None,
+    )
+    validator = Validator(config, accelerator, batches, validation_sets(config, splits), trainer.tuner)
+    accelerator.init_trackers(config.log.project, flat(config), tracker_arguments)
+    trainer.train(batches.from_step(trainer.step), validator)
+    accelerator.end_training()
+    return run / BANK_NAME
+
+
+def _resumed_step(config: Config) -> int:
+    """Step of the newest checkpoint, 0 without one.
+
+    Raises:
+        ValueError: when there is one and the run is not to be resumed.
+    """
+    steps = Checkpoints(checkpoint_folder(config), config.checkpoint.keep).steps()
+    if steps and not config.checkpoint.resume:
+        raise ValueError(f"{config.run} holds a run that reached step {steps[-1]}; give another run=..., or resume it")
+    return steps[-1] if steps else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
