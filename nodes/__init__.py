@@ -5,6 +5,9 @@ from comfy_api.latest import ComfyExtension, io
 from . import analogy, apply, basis, canvas, coefficients, export
 from .folders import register_basis_folder
 
+# At import: ComfyUI 0.3 does not call an extension's on_load.
+register_basis_folder()
+
 NODES: list[type[io.ComfyNode]] = [
     node for module in (basis, analogy, coefficients, apply, canvas, export) for node in module.NODES
 ]
@@ -12,9 +15,6 @@ NODES: list[type[io.ComfyNode]] = [
 
 class LoRWeBExtension(ComfyExtension):
     """What ComfyUI asks for the pack's nodes."""
-
-    async def on_load(self) -> None:
-        register_basis_folder()
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES
