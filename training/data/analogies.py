@@ -19,7 +19,7 @@ from lorweb_core.canvas import MULTIPLE, CanvasGeometry, stack_quadrants
 
 from .errors import DataError
 from .hashing import as_fraction, content_hash, random_words
-from .images import ImageRef, load_image
+from .images import ImageRef, load_image, load_images
 from .manifest import Manifest, Pair
 
 logger = logging.getLogger(__name__)
@@ -161,8 +161,8 @@ class AnalogyDataset(Dataset):
         return item
 
     def _canvases(self, example: Pair, answer: Pair) -> dict[str, Tensor]:
-        images = (example.before, example.after, answer.before, answer.after)
-        a, a_prime, b, b_prime = (load_quadrant(image, self.geometry, self.fit)[None] for image in images)
+        images = load_images((example.before, example.after, answer.before, answer.after))
+        a, a_prime, b, b_prime = (self.geometry.quadrant(image[None], self.fit) for image in images)
         reference, target = stack_quadrants(a, a_prime, b, b), stack_quadrants(a, a_prime, b, b_prime)
         tensors = {"reference": reference, "target": target, "a": a, "a_prime": a_prime, "b": b}
         return {name: tensor[0] for name, tensor in tensors.items()}

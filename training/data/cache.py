@@ -250,8 +250,12 @@ def _rows(columns: Mapping[str, Tensor], count: int) -> list[dict[str, Tensor]]:
     for name, column in columns.items():
         if len(column) != count:
             raise DataError(f"the encoder returned {len(column)} rows of {name!r} for {count} items")
-    # Clones, for safetensors stores a view's whole storage; on the CPU, for shards wait there for their other items.
-    return [{name: column[i].detach().cpu().clone() for name, column in columns.items()} for i in range(count)]
+    return [{name: _own(column[i]) for name, column in columns.items()} for i in range(count)]
+
+
+def _own(row: Tensor) -> Tensor:
+    """A copy on the CPU, contiguous as safetensors wants it, that does not keep the whole batch in memory."""
+    return row.detach().cpu().clone(memory_format=torch.contiguous_format)
 
 
 def _bytes(row: Mapping[str, Tensor]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -75,6 +75,17 @@ def load_image(ref: ImageRef) -> Tensor:
     Raises:
         ImageError: when the file is missing or broken, or is another one than the manifest was made from.
     """
+    return load_images([ref])[0]
+
+
+def load_images(refs: Sequence[ImageRef]) -> list[Tensor]:
+    """``load_image`` of several; a file that holds more than one of them is decoded once."""
+    files = {ref.path: ref for ref in refs}
+    decoded = {path: _load_file(ref) for path, ref in files.items()}
+    return [_to_tensor(_cut(decoded[ref.path], ref.part)) for ref in refs]
+
+
+def _load_file(ref: ImageRef) -> Image.Image:
     data = _read(ref.path)
     found = content_hash(data)
     if found != ref.hash:
@@ -84,8 +95,7 @@ def load_image(ref: ImageRef) -> Tensor:
             " run `python -m training.prepare` again",
         )
     with _opened(ref.path, data) as image:
-        whole = _decode(image)
-    return _to_tensor(whole.crop(_box(ref.part, whole.size)) if ref.part else whole)
+        return _decode(image)
 
 
 def _read(path: Path) -> bytes:
@@ -129,10 +139,10 @@ def _decode(image: Image.Image) -> Image.Image:
     return upright.convert("RGB")
 
 
-def _box(part: str, size: tuple[int, int]) -> tuple[int, int, int, int]:
+def _cut(image: Image.Image, part: str) -> Image.Image:
     column, row, columns, rows = PARTS[part]
-    width, height = size[0] // columns, size[1] // rows
-    return column * width, row * height, (column + 1) * width, (row + 1) * height
+    width, height = image.width // columns, image.height // rows
+    return image.crop((column * width, row * height, (column + 1) * width, (row + 1) * height)) if part else image
 
 
 def _to_tensor(image: Image.Image) -> Tensor:

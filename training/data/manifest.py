@@ -61,7 +61,7 @@ class Manifest:
         self.path, self._text, self._starts = path, text, starts
         self.tasks: dict[str, array] = {}
         for number in range(len(starts)):
-            self.tasks.setdefault(self[number].task, array("Q")).append(number)
+            self.tasks.setdefault(self._fields(number)["task"], array("Q")).append(number)
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> Manifest:
@@ -87,17 +87,27 @@ class Manifest:
 
     def __getitem__(self, number: int) -> Pair:
         """Pair ``number``, counted from 0."""
+        fields = self._fields(number)
+        folder, parts = self.path.parent, parts_of(bool(fields.get("halves")), fields.get("row", ""))
+        before, after = (
+            ImageRef(folder / fields[side], fields["hashes"][i], parts[i]) for i, side in enumerate(("before", "after"))
+        )
+        return Pair(fields["task"], before, after, fields.get("prompt", ""), tuple(fields["size"]))
+
+    def _fields(self, number: int) -> dict[str, Any]:
+        """The checked fields of a line. Paths stay text here: making 66,000 of them is most of the time of a load."""
         start = self._starts[number]
         end = self._text.find(b"\n", start)
-        line = self._text[start : end if end >= 0 else None]
         try:
-            return _parse(json.loads(line), self.path.parent)
+            fields = json.loads(self._text[start : end if end >= 0 else None])
+            _check(fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             line_number = self._text.count(b"\n", 0, start) + 1
             raise DataError(
                 f"{self.path}, line {line_number}: not a line that prepare writes"
                 f" ({type(error).__name__}: {error}); run `python -m training.prepare {self.path} --out NEW.jsonl`"
             ) from error
+        return fields
 
     def __iter__(self) -> Iterator[Pair]:
         return (self[number] for number in range(len(self)))
@@ -121,24 +131,26 @@ class Manifest:
         return list(dict.fromkeys(pair.prompt for pair in self))
 
 
-def _parse(line: Mapping[str, Any], folder: Path) -> Pair:
-    width, height = line["size"]
-    before_hash, after_hash = map(str, line["hashes"])
-    parts = parts_of(bool(line.get("halves", False)), line.get("row", ""))
-    return Pair(
-        task=_text_field(line, "task"),
-        before=ImageRef(folder / _text_field(line, "before"), before_hash, parts[0]),
-        after=ImageRef(folder / _text_field(line, "after"), after_hash, parts[1]),
-        prompt=line.get("prompt", ""),
-        size=(int(width), int(height)),
-    )
+def _check(fields: Mapping[str, Any]) -> None:
+    before_hash, after_hash = fields["hashes"]
+    check_texts(fields | {"before hash": before_hash, "after hash": after_hash}, "before hash", "after hash")
+    width, height = fields["size"]
+    if min(width, height) < 1:
+        raise ValueError(f"'size' is {fields['size']!r}, expected (width, height) in pixels")
+    parts_of(bool(fields.get("halves")), fields.get("row", ""))
 
 
-def _text_field(line: Mapping[str, Any], name: str) -> str:
-    value = line[name]
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"{name!r} is {value!r}, expected text")
-    return value
+def check_texts(fields: Mapping[str, Any], *names: str) -> None:
+    """Check that task, before, after and the named fields are text, and the prompt if there is one.
+
+    Raises:
+        ValueError: naming the field. KeyError: when one is missing.
+    """
+    for name in ("task", "before", "after", *names):
+        if not isinstance(fields[name], str) or not fields[name]:
+            raise ValueError(f"{name!r} is {fields[name]!r}, expected text")
+    if not isinstance(fields.get("prompt", ""), str):
+        raise ValueError(f"'prompt' is {fields['prompt']!r}, expected text")
 
 
 def parts_of(halves: bool, row: str) -> tuple[str, str]:

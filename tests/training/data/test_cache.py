@@ -159,6 +159,13 @@ def test_a_view_is_stored_without_the_rest_of_its_storage(tmp_path):
     assert cache["key1"]["x"].tolist() == [1e6, 1e6 + 1, 1e6 + 2, 1e6 + 3]
 
 
+def test_rows_of_any_memory_layout_are_stored(tmp_path):
+    batch = torch.arange(24.0).view(2, 3, 4).requires_grad_()
+    cache = EmbeddingCache(tmp_path, FINGERPRINT)
+    cache.get_or_build(items(range(2)), lambda n: {"x": batch.movedim(1, 2)}, batch_size=2)
+    assert torch.equal(cache["key1"]["x"], batch[1].T)
+
+
 def test_reading_one_item_does_not_read_the_shard(tmp_path):
     cache = EmbeddingCache(tmp_path, FINGERPRINT)
     cache.get_or_build(items(range(64)), lambda n: {"x": torch.ones(len(n), 2**18)}, batch_size=8)

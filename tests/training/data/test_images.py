@@ -5,9 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
-from training.data import ImageError, ImageRef, load_image
+from training.data import ImageError, ImageRef, images, load_image
 from training.data.hashing import content_hash
-from training.data.images import PARTS, inspect_file
+from training.data.images import PARTS, inspect_file, load_images
 
 
 def ref(path, part=""):
@@ -20,6 +20,16 @@ def test_values_and_layout(picture, tmp_path):
     loaded = load_image(ref(path))
     assert loaded.shape == (4, 6, 3) and loaded.dtype == torch.float32
     assert torch.equal(loaded, expected)
+
+
+def test_a_file_with_several_images_is_decoded_once(picture, tmp_path, monkeypatch):
+    one, two = picture(tmp_path / "a.png", (6, 4), seed=1), picture(tmp_path / "b.png", (6, 4), seed=2)
+    refs = [ref(one, "right"), ref(two), ref(one, "left")]
+    expected = [load_image(each) for each in refs]
+    read = []
+    monkeypatch.setattr(images, "_read", lambda path: read.append(path) or path.read_bytes())
+    assert all(torch.equal(*couple) for couple in zip(load_images(refs), expected))
+    assert read == [one, two]
 
 
 def test_parts_tile_the_file(picture, tmp_path):

@@ -71,6 +71,8 @@ def test_line_endings_and_blank_lines_do_not_matter(manifest, tmp_path):
         ({"before": None}, "'before' is None"),
         ({"hashes": ["only one"]}, "values to unpack"),
         ({"size": 5}, "cannot unpack"),
+        ({"size": [0, 8]}, "'size' is"),
+        ({"prompt": None}, "'prompt' is None"),
         ({"row": "middle"}, "'row' is 'middle'"),
     ],
 )
@@ -84,7 +86,7 @@ def test_a_line_that_prepare_does_not_write_is_named(manifest, tmp_path, change,
 
 def test_missing_fields_text_and_empty_files_are_named(tmp_path):
     (tmp_path / "m.jsonl").write_text('{"task": "t", "before": "a", "after": "b"}')
-    with pytest.raises(DataError, match=r"line 1: .*size.*training\.prepare"):
+    with pytest.raises(DataError, match=r"line 1: .*hashes.*training\.prepare"):
         Manifest.load(tmp_path / "m.jsonl")
     (tmp_path / "m.jsonl").write_text("not json")
     with pytest.raises(DataError, match="line 1"):

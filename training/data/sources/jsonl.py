@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import DataError
-from ..manifest import parts_of
+from ..manifest import check_texts, parts_of
 from .found import BadItem, Candidate, Found
 
 LAYOUT = "a .jsonl file of {task, before, after, prompt}"
@@ -41,22 +41,20 @@ def read(source: Path) -> Iterator[Found]:
 def _candidate(source: Path, number: int, line: bytes) -> Found:
     try:
         fields = json.loads(line)
-        before = fields["before"]
-        after = fields.get("after", before) if fields.get("halves") else fields["after"]
-        _check(fields, before, after)
+        if fields.get("halves"):
+            fields.setdefault("after", fields["before"])
+        _check(fields)
     except KeyError as error:
         return BadItem(f"{source}, line {number}", f"the field {error} is missing")
     except (ValueError, TypeError, AttributeError) as error:
         return BadItem(f"{source}, line {number}", f"not a pair in JSON ({error})")
+    before, after = (source.parent / fields[side] for side in ("before", "after"))
     optional = {"prompt": fields.get("prompt", ""), "halves": bool(fields.get("halves")), "row": fields.get("row", "")}
-    return Candidate(fields["task"], source.parent / before, source.parent / after, **optional)
+    return Candidate(fields["task"], before, after, **optional)
 
 
-def _check(fields: dict[str, Any], before: Any, after: Any) -> None:
-    texts = {"task": fields["task"], "before": before, "after": after, "prompt": fields.get("prompt", "")}
-    for name, value in texts.items():
-        if not isinstance(value, str) or not (value or name == "prompt"):
-            raise ValueError(f"{name!r} is {value!r}, expected text")
+def _check(fields: dict[str, Any]) -> None:
+    check_texts(fields)
     parts_of(bool(fields.get("halves")), fields.get("row", ""))
-    if fields.get("halves") and before != after:
+    if fields.get("halves") and fields["before"] != fields["after"]:
         raise ValueError('"halves": true means one file, but before and after differ')
