@@ -30,8 +30,9 @@ class EncodeAnalogy(io.ComfyNode):
                     "encoder_crop",
                     options=list(ENCODER_CROPS),
                     default="center",
-                    tooltip="What the encoder sees of images that are not square: their centre (as in training), all"
-                    " of them padded to a square, or all of them stretched. Try pad when the edit is near an edge.",
+                    tooltip="What the encoder sees of images that are not square: what it saw in training (CLIP:"
+                    " their centre), all of them padded to a square, or all of them stretched. Try pad when the edit"
+                    " is near an edge.",
                 ),
             ],
             outputs=[

@@ -22,8 +22,8 @@ class ClipVisionEncoder:
     Attributes:
         clip_vision: ComfyUI's encoder.
         config: the bank's configuration, against which the encoder's width is checked.
-        crop: what happens to the edges of images that are not square: "center" cuts them off as CLIP's own
-            preprocessing does, "pad" keeps them and repeats the edge colours, "stretch" squeezes the image.
+        crop: what happens to images that are not square: "center" is the encoder's own preprocessing (CLIP cuts the
+            edges off, SigLIP squeezes the image), "pad" keeps the edges and repeats their colours, "stretch" squeezes.
     """
 
     clip_vision: object
@@ -55,10 +55,12 @@ class ClipVisionEncoder:
     def _squares(self, images: Tensor, stretch: bool) -> Tensor:
         """Images at the encoder's own size, so that ComfyUI's preprocessing has nothing left to resize or crop.
 
-        ComfyUI rounds the longer side where CLIP cuts it off, which shifts the crop by half a pixel.
+        ComfyUI rounds the longer side where CLIP cuts it off, which shifts the crop by half a pixel. SigLIP's own
+        preprocessing never crops.
         """
         side = self.clip_vision.image_size
-        if stretch or self.crop == "stretch":
+        own = self.crop == "center" and "siglip" in self.config.encoder
+        if stretch or own or self.crop == "stretch":
             return resize(images, side, side)
         if self.crop == "pad":
             longest = max(images.shape[1:3])

@@ -11,7 +11,9 @@ from lorweb_pack.lorweb_core.query import QUERY_MODES, build_query
 from lorweb_pack.nodes.analogy import EncodeAnalogy
 from lorweb_pack.nodes.basis import LoadBasis
 from lorweb_pack.nodes.image_encoder import ClipVisionEncoder
+from lorweb_pack.nodes.siglip import SiglipVision
 from PIL import Image
+from safetensors.torch import load_file, save_file
 
 from harness.demo import sepia
 from harness.small_models import RANDOM_VIT_L, SMALL_BANK, random_bank
@@ -60,7 +62,6 @@ def small_vision(tmp_path_factory):
 @pytest.fixture(scope="module")
 def reference(vit_path):
     """transformers' CLIP vision model and CLIP's own preprocessing, with the same weights: PIL images -> [B, 768]."""
-    from safetensors.torch import load_file
     from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
     from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -194,7 +195,6 @@ def test_every_query_mode(tmp_path, small_vision, triplet, mode):
 
 
 def test_tokens_are_the_hidden_states_of_the_reference(clip_vision, vit_path, triplet):
-    from safetensors.torch import load_file
     from transformers import CLIPVisionConfig, CLIPVisionModel
 
     config = CLIPVisionConfig(
@@ -235,3 +235,50 @@ def test_interrupt_stops_loading(small_models):
         LoadBasis.execute(SMALL_BANK)
     bank, info = LoadBasis.execute(SMALL_BANK).args
     assert "40 (28 in transformer_blocks, 12 in single_transformer_blocks)" in info and bank.config.num_loras == 8
+
+
+@pytest.fixture(scope="module")
+def siglip_path(tmp_path_factory):
+    """SigLIP 2 base's architecture at full width with two layers, random weights, and a text tower's key beside it."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    torch.manual_seed(0)
+    weights = SiglipVisionModel(SiglipVisionConfig(num_hidden_layers=2)).state_dict()
+    weights = {f"vision_model.{k.removeprefix('vision_model.')}": w.contiguous() for k, w in weights.items()}
+    path = tmp_path_factory.mktemp("siglip") / "siglip.safetensors"
+    save_file({**weights, "logit_scale": torch.zeros(1)}, path)
+    return path
+
+
+def test_siglip_agrees_with_the_reference(siglip_path, photographs):
+    """The pooled output through our loader and transformers' own processor and model."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+    from transformers.models.siglip.image_processing_pil_siglip import SiglipImageProcessorPil
+
+    weights = load_file(siglip_path)
+    config = BankConfig(4, 2, 8, query_dim=3 * 768, encoder="google/siglip2-base-patch16-224")
+    encoder = ClipVisionEncoder(SiglipVision(weights, "siglip.safetensors"), config)
+    model = SiglipVisionModel(SiglipVisionConfig(num_hidden_layers=2)).eval()
+    names = {k.removeprefix("vision_model."): w for k, w in weights.items()}
+    model.load_state_dict({k: names[k.removeprefix("vision_model.")] for k in model.state_dict()})
+    # The preprocessing that google/siglip2-base-patch16-224 publishes: 224 x 224, bilinear, mean and deviation 0.5.
+    processor = SiglipImageProcessorPil(
+        size={"height": 224, "width": 224}, resample=2, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
+    for name, photograph in photographs.items():
+        found = encoder.pooled(tensor(photograph))
+        pixels = processor(images=[Image.fromarray(photograph)], return_tensors="pt")
+        expected = model(**pixels).pooler_output
+        assert found.shape == (1, 768) and cosine(found, expected) >= 0.999, name
+
+
+def test_a_clip_checkpoint_is_no_siglip(vit_path):
+    with pytest.raises(ValueError, match=r"vit.safetensors is not a SigLIP checkpoint.*models/clip_vision"):
+        SiglipVision(load_file(vit_path), "vit.safetensors")
+
+
+def test_an_incomplete_siglip_is_refused(siglip_path):
+    weights = load_file(siglip_path)
+    del weights["vision_model.encoder.layers.1.mlp.fc2.weight"]
+    with pytest.raises(ValueError, match=r"lacks 1 weights, such as .*layers\.1\.mlp\.fc2"):
+        SiglipVision(weights, "siglip.safetensors")

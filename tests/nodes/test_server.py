@@ -14,6 +14,7 @@ from harness.small_models import SMALL_BANK, flux_layers, random_bank
 # Published node ids and the names and order of their inputs. They never change; new inputs go last, with defaults.
 PUBLISHED = {
     "LoRWeBLoadBasis": ["basis_name"],
+    "LoRWeBLoadSigLIP": ["clip_name"],
     "LoRWeBEncodeAnalogy": ["basis", "clip_vision", "image_a", "image_a_prime", "image_b", "fit", "encoder_crop"],
     "LoRWeBApply": ["model", "basis", "coefficients", "strength"],
     "LoRWeBCanvas": ["image_a", "image_a_prime", "image_b", "megapixels", "long_side", "fit"],
