@@ -244,6 +244,7 @@ def test_a_bank_replaced_under_its_name_is_loaded_again(comfy, graph, banks):
     path = banks / "mine.safetensors"
     graph["basis"]["inputs"]["basis_name"] = path.name
     random_bank(path, flux_layers(256, 2, 2), 8, 4, 32, 2304, seed=1)
+    assert path.name in comfy.object_info()["LoRWeBLoadBasis"]["input"]["required"]["basis_name"][1]["options"]
     first = result(comfy, graph)
     assert np.array_equal(result(comfy, graph), first)
     random_bank(path, flux_layers(256, 2, 2), 8, 4, 32, 2304, seed=2)
