@@ -61,6 +61,8 @@ def _positive(text: str) -> int:
 
 
 def _prepare(options: argparse.Namespace, source: Path, out: Path) -> Summary:
+    if out.is_dir():
+        raise DataError(f"{out}: is a folder; --out names the manifest file to write, such as {out / 'manifest.jsonl'}")
     name, read = reader_of(source, options.format)
     out.parent.mkdir(parents=True, exist_ok=True)
     counted = survey(read(source))

@@ -274,6 +274,12 @@ def test_exit_statuses_of_the_real_command(relation, tmp_path):
     assert "Traceback" not in unknown.stderr
 
 
+def test_a_folder_in_place_of_the_manifest_is_an_error(relation, tmp_path, capsys):
+    source = relation(tmp_path / "set", {"a": 2})
+    assert main([str(source), "--out", str(tmp_path)]) == 1
+    assert "--out names the manifest file to write" in capsys.readouterr().err
+
+
 def test_a_missing_source_is_an_error(prepare, tmp_path, capsys):
     assert prepare(tmp_path / "none")[0] == 1
     assert "none: there is no such file or folder" in capsys.readouterr().err
