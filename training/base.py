@@ -22,7 +22,7 @@ def load_transformer(config: BaseConfig, device: torch.device) -> FluxTransforme
         model = FluxTransformer2DModel.from_pretrained(
             **locate(config.path, "base.path"),
             subfolder="transformer",
-            torch_dtype=dtype,
+            dtype=dtype,
             quantization_config=_quantisation(config.quantise, dtype),
         )
     except ImportError as error:

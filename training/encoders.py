@@ -73,7 +73,7 @@ class PromptEncoder:
     def __init__(self, base: str, device: torch.device | str, dtype: torch.dtype, max_tokens: int):
         self.max_tokens = max_tokens
         pipeline = FluxKontextPipeline.from_pretrained(
-            **locate(base, "base.path"), transformer=None, vae=None, torch_dtype=dtype
+            **locate(base, "base.path"), transformer=None, vae=None, dtype=dtype
         )
         self.pipeline = pipeline.to(device)
 
@@ -88,7 +88,7 @@ class LatentCoder:
     """The autoencoder: canvases [B, H, W, 3] in 0..1 to normalised latents [B, 16, H/8, W/8] and back."""
 
     def __init__(self, base: str, device: torch.device | str, dtype: torch.dtype):
-        vae = AutoencoderKL.from_pretrained(**locate(base, "base.path"), subfolder="vae", torch_dtype=dtype)
+        vae = AutoencoderKL.from_pretrained(**locate(base, "base.path"), subfolder="vae", dtype=dtype)
         self.vae = vae.to(device).eval().requires_grad_(False)
 
     def encode_pair(self, columns: Mapping[str, Any]) -> tuple[Tensor, Tensor]:

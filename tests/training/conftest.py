@@ -1,8 +1,11 @@
 """Fixtures of the training tier: a small random base with data, and runs on it."""
 
 import pytest
+import torch
 
 import training  # noqa: F401  (makes peft and diffusers importable, before any test module asks for them)
+
+torch.set_num_threads(1)  # models this small lose more than they gain, and identical sums need identical threads
 
 TINY = "training/configs/tiny.yaml"
 

@@ -1,0 +1,97 @@
+"""Checkpoints: complete or absent, whatever happens while they are written."""
+
+import json
+import os
+import resource
+import shutil
+import subprocess
+
+import pytest
+import torch
+
+from training.checkpointing import Checkpoints
+
+
+def tensors(value, size=4):
+    return {"adapter": {"a": torch.full((size,), float(value)), "b": torch.arange(3)}}
+
+
+def test_a_checkpoint_comes_back_as_it_was(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "c", keep=2)
+    assert checkpoints.steps() == []
+    checkpoints.save(7, tensors(1.5), {"step": 7, "rate": 0.1})
+    loaded, state = checkpoints.load(7)
+    assert torch.equal(loaded["adapter"]["a"], torch.full((4,), 1.5)) and state == {"step": 7, "rate": 0.1}
+    assert loaded["adapter"]["b"].dtype == torch.int64
+
+
+def test_old_checkpoints_are_pruned_and_strangers_left_alone(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    (tmp_path / "step-mine").mkdir()
+    for step in (10, 9, 30, 200):
+        checkpoints.save(step, tensors(step), {})
+    assert checkpoints.steps() == [30, 200] and (tmp_path / "step-mine").exists()
+
+
+def test_an_unfinished_checkpoint_is_never_seen(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    checkpoints.save(1, tensors(1), {})
+    shutil.copytree(checkpoints.path(1), tmp_path / ".step-00000002.tmp")
+    assert checkpoints.steps() == [1]
+    checkpoints.save(2, tensors(2), {})
+    assert checkpoints.steps() == [1, 2] and list(tmp_path.glob(".*")) == []
+
+
+@pytest.mark.parametrize("failing", ["rename", "json"])
+def test_a_failure_leaves_the_last_good_one(tmp_path, monkeypatch, failing):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, tensors(1), {})
+
+    def refuse(*_args, **_kwargs):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os if failing == "rename" else json, "replace" if failing == "rename" else "dumps", refuse)
+    with pytest.raises(
+        OSError, match=r"checkpoint of step 2 cannot be written .*No space left.*last good checkpoint is 1"
+    ):
+        checkpoints.save(2, tensors(2), {})
+    assert checkpoints.steps() == [1] and list(tmp_path.glob(".*")) == []
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A file system of one MiB, where this user may mount one."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=1m", "none", folder], capture_output=True).returncode:
+        pytest.skip("mounting a small tmpfs needs root")
+    yield folder
+    subprocess.run(["umount", folder], check=True)
+
+
+def test_a_full_disk_leaves_the_last_good_one(small_disk):
+    checkpoints = Checkpoints(small_disk, keep=1)
+    checkpoints.save(1, tensors(1, size=100_000), {"step": 1})
+    with pytest.raises(OSError, match=r"step 2 cannot be written .* The last good checkpoint is 1: make room"):
+        checkpoints.save(2, tensors(2, size=200_000), {"step": 2})
+    assert checkpoints.steps() == [1] and list(small_disk.glob(".*")) == []
+    assert torch.equal(checkpoints.load(1)[0]["adapter"]["a"], torch.ones(100_000))
+    checkpoints.save(3, tensors(3, size=1000), {"step": 3})
+    assert checkpoints.steps() == [3]
+
+
+def test_a_file_size_limit_leaves_the_last_good_one(tmp_path):
+    import signal
+
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, tensors(1), {})
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
+        with pytest.raises(OSError, match="step 2 cannot be written"):
+            checkpoints.save(2, tensors(2, size=200_000), {})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert checkpoints.steps() == [1]

@@ -1,0 +1,171 @@
+"""Whole runs: loss, bank, resume after a kill, two processes, caches."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lorweb_core import BasisBank
+from training.checkpointing import Checkpoints
+from training.config import load_config
+from training.tracking import read_metrics
+
+ROOT = Path(__file__).parents[2]
+
+
+def parameters(run, step):
+    return load_file(run / "checkpoints" / f"step-{step:08d}" / "adapter.safetensors")
+
+
+def assert_identical(one, other, step, file="adapter"):
+    a, b = (load_file(run / "checkpoints" / f"step-{step:08d}" / f"{file}.safetensors") for run in (one, other))
+    assert a.keys() == b.keys() and len(a) > 10
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
+
+
+def launch(run, overrides, *settings, processes=1):
+    """The run in processes of its own."""
+    head = [sys.executable, "-m", "training.train"]
+    if processes > 1:
+        head = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
+        head += ["-m", "training.train"]
+    command = [*head, "--config", "training/configs/tiny.yaml", *overrides, f"run={run}", *settings]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
+    return subprocess.Popen(
+        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+
+
+def test_loss_falls_and_the_bank_is_read_by_the_core(run_training, tmp_path):
+    run = run_training(
+        tmp_path / "run", "train.steps=30", "checkpoint.every=30", "optimizer.lr=3e-3", "data.cache_latents=2",
+        "validation.every=30", "validation.steps=1", "log.trackers=[csv,tensorboard]",
+    )  # fmt: skip
+    rows = read_metrics(run / "metrics.csv")
+    losses = [float(row["loss"]) for row in rows]
+    assert [int(row["step"]) for row in rows] == list(range(1, 31))
+    assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
+    assert all(1 <= float(row["effective_number"]) <= 4.0001 for row in rows)
+    assert {path.name for path in (run / "validation").iterdir()} == {
+        "held-out-images-00000030.png", "held-out-tasks-00000030.png",
+    }  # fmt: skip
+    assert list(run.glob("lorweb/events*"))
+    bank = BasisBank.load(run / "bank.safetensors")
+    config = load_config(run / "config.yaml")
+    assert (bank.config.num_loras, bank.config.rank, bank.config.query_dim) == (4, 4, 3 * 768)
+    assert bank.config.base_model == "base" and bank.config.encoder == "encoder" and not bank.assumed
+    assert bank.metadata["step"] == "30" and len(bank.metadata["data_hash"]) == 32 and len(bank.layers) == 40
+    assert str(config.run) == str(run)
+    coefficients = bank.mix(torch.randn(3 * 768))
+    assert bank.delta("transformer_blocks.0.attn.to_q", coefficients).abs().max() > 0
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["optimizer.schedule=cosine", "optimizer.ema=0.9", "train.accumulate=2"],
+        ["optimizer.name=prodigy", "optimizer.lr=1", "optimizer.mixer_lr=1"],
+    ],
+    ids=["ema", "prodigy"],
+)
+def test_an_interrupted_run_ends_like_an_uninterrupted_one(run_training, tmp_path, settings):
+    settings = [*settings, "objective.entropy=0.01", "objective.balance=0.01", "checkpoint.every=2"]
+    whole = run_training(tmp_path / "whole", "train.steps=4", *settings)
+    cut = tmp_path / "cut"
+    run_training(cut, "train.steps=4", *settings)
+    for path in (cut / "checkpoints" / "step-00000004").iterdir():
+        path.unlink()
+    (cut / "checkpoints" / "step-00000004").rmdir()
+    (cut / "bank.safetensors").unlink()
+    run_training(cut, "train.steps=4", *settings)
+    for file in ["adapter", "optimizer", *(["ema"] if "optimizer.ema=0.9" in settings else [])]:
+        assert_identical(whole, cut, 4, file)
+    one, other = (BasisBank.load(run / "bank.safetensors") for run in (whole, cut))
+    assert one.metadata == other.metadata
+    for name, layer in one.layers.items():
+        assert torch.equal(layer.A, other.layers[name].A) and torch.equal(layer.B, other.layers[name].B)
+    assert [row["loss"] for row in read_metrics(whole / "metrics.csv")] == [
+        row["loss"] for row in read_metrics(cut / "metrics.csv")
+    ]
+
+
+def test_a_killed_run_resumes_to_identical_parameters(run_training, overrides, tmp_path):
+    settings = ["train.steps=12", "checkpoint.every=3", "checkpoint.keep=10"]
+    killed = tmp_path / "killed"
+    process = launch(killed, overrides, *settings)
+    deadline = time.monotonic() + 300
+    while not Checkpoints(killed / "checkpoints", 10).steps() and time.monotonic() < deadline:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    reached = Checkpoints(killed / "checkpoints", 10).steps()
+    assert reached and reached[-1] < 12
+    whole = run_training(tmp_path / "whole", *settings)
+    run_training(killed, *settings)
+    assert_identical(whole, killed, 12)
+    assert_identical(whole, killed, 12, "optimizer")
+
+
+def test_two_processes_reach_the_parameters_of_one(run_training, overrides, tmp_path):
+    settings = ["train.steps=3", "checkpoint.every=3", "optimizer.name=adamw"]
+    pair = launch(tmp_path / "pair", overrides, *settings, "train.batch=1", processes=2)
+    output, _ = pair.communicate(timeout=400)
+    assert pair.returncode == 0, output[-4000:]
+    run_training(tmp_path / "one", *settings, "train.batch=2")
+    one, two = (parameters(tmp_path / name, 3) for name in ("one", "pair"))
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
+
+
+def test_caches_change_nothing(run_training, tmp_path):
+    settings = ["train.steps=2", "checkpoint.every=2"]
+    live = run_training(tmp_path / "live", *settings, "data.cache=null", "data.cache_latents=0")
+    cached = run_training(tmp_path / "cached", *settings)
+    for name, value in parameters(live, 2).items():
+        torch.testing.assert_close(parameters(cached, 2)[name], value, rtol=1e-4, atol=1e-6)
+
+
+def test_checkpointed_and_composite_queries_train(run_training, tmp_path):
+    run = run_training(
+        tmp_path / "run", "train.steps=2", "base.gradient_checkpointing=true", "bank.query_mode=caa'b",
+        "data.cache_latents=0", "base.dtype=bfloat16", "train.precision=bf16",
+    )  # fmt: skip
+    assert BasisBank.load(run / "bank.safetensors").config.query_dim == 768
+
+
+def test_a_finished_run_is_not_overwritten_unless_resumed(run_training, tmp_path):
+    run = run_training(tmp_path / "run", "train.steps=1")
+    with pytest.raises(ValueError, match=r"holds a run that reached step 1; give another run="):
+        run_training(run, "train.steps=2", "checkpoint.resume=false")
+
+
+def test_divergence_stops_the_run(run_training, tmp_path):
+    with pytest.raises(ValueError, match=r"the loss is (nan|inf) at step \d+: the run has diverged"):
+        run_training(tmp_path / "run", "train.steps=30", "optimizer.lr=1e18", "optimizer.warmup=0", "optimizer.clip=0")
+    assert not (tmp_path / "run" / "bank.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("base.path=/nowhere/base", "base.path: there is no folder /nowhere/base"),
+        ("bank.encoder=./encoder", "bank.encoder: there is no folder"),
+        ("optimizer.name=adamw8bit", "needs bitsandbytes: pip install bitsandbytes"),
+        ("base.quantise=torchao-int8", "its library is missing"),
+        ("optimizer.schedule=steep", "optimizer.schedule is 'steep'; expected one of linear, cosine"),
+        ("log.trackers=[csv,wandb]", "'wandb', which is not installed"),
+        ("data.canvas=40", "a multiple of 32"),
+        ("bank.heads=3", "does not divide the key width"),
+    ],
+)
+def test_unusable_settings_are_named(run_training, tmp_path, setting, message):
+    with pytest.raises(ValueError) as error:
+        run_training(tmp_path / "run", setting)
+    assert message in str(error.value)
