@@ -10,7 +10,6 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from .checkpoint import (
     BIAS,
@@ -135,7 +134,7 @@ class BasisBank:
         z = query.detach().to("cpu", torch.float32)
         if not torch.isfinite(z).all():
             raise ValueError("the query holds NaN or infinite values; check the image encoder and the images")
-        logits = F.linear(z, self._folded).unflatten(-1, (len(self.layers), self.config.heads, self.config.num_loras))
+        logits = (z @ self._folded.mT).unflatten(-1, (len(self.layers), self.config.heads, self.config.num_loras))
         values = mixing_coefficients(logits, self.config.softmax, self.config.mixing)
         return MixingCoefficients(values, tuple(self.layers), self.config.softmax)
 
