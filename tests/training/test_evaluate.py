@@ -82,7 +82,7 @@ def test_a_composed_bank_answers_like_the_tuner(parts, tmp_path):
         LoRWeBConfig(bank=config.bank.resolve(768, "base", "encoder"), target_modules=config.bank.targets),
     )
     for layer in tuner.tuner_layers.values():
-        torch.nn.init.normal_(layer.lora_B["default"].weight, std=0.2)
+        torch.nn.init.normal_(layer.lora_B["default"].weight, std=1.0)
     from lorweb_core.checkpoint import write_bank
 
     write_bank(tmp_path / "bank.safetensors", tuner.bank_tensors(tuner.adapter_state_dict()), tuner.bank_config)
