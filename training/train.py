@@ -53,6 +53,9 @@ def train(config: Config) -> Path:
         project_dir=run,
         cpu=not torch.accelerator.is_available(),
     )
+    logger.info(
+        "%d process(es), %s, %s", accelerator.num_processes, accelerator.distributed_type.value, accelerator.device
+    )
     with accelerator.main_process_first():
         prepare_run(config, accelerator.is_main_process)
     manifest, splits = load_data(config)
