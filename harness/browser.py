@@ -1,0 +1,166 @@
+"""ComfyUI's web page in a headless Chromium, driven through Playwright.
+
+The page's own JavaScript API (``app``, ``LiteGraph``) loads workflows, runs them and says where nodes lie.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Route, sync_playwright
+
+Workflow = dict[str, Any]
+
+BROWSER_VARIABLE = "LORWEB_BROWSER"
+_ON_PATH = ("chromium", "chromium-browser", "google-chrome")
+_ARGUMENTS = (
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-gpu",
+    "--disable-sync",
+    "--no-first-run",
+)
+# Without it the page opens with the template browser in front of the graph.
+_SETTINGS = {"Comfy.TutorialCompleted": True}
+_PAGE_READY = """types => window.app?.extensionManager && window.app.graph
+    && types.every(type => type in window.LiteGraph.registered_node_types)"""
+_LOAD = "async workflow => { await app.loadGraphData(workflow); }"
+_MISSING_TYPES = """() => app.graph.nodes
+    .filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types)).map(node => node.type)"""
+_QUEUE = "async nodes => { await app.queuePrompt(0, 1, nodes.map(String)); }"
+_SETTLE_MS = 1000
+
+
+class BrowserMissing(RuntimeError):
+    """There is no Chromium to drive; the message says where it was looked for."""
+
+
+def find_browser(playwright: Playwright) -> Path:
+    """The Chromium to use: ``$LORWEB_BROWSER``, one on the PATH, or Playwright's own.
+
+    Raises:
+        BrowserMissing: when there is none.
+    """
+    chosen = os.environ.get(BROWSER_VARIABLE)
+    if chosen:
+        if not Path(chosen).is_file():
+            raise BrowserMissing(f"${BROWSER_VARIABLE} is {chosen}, which is no file")
+        return Path(chosen)
+    found = next(filter(None, map(shutil.which, _ON_PATH)), None) or playwright.chromium.executable_path
+    if not Path(found).is_file():
+        raise BrowserMissing(
+            f"no Chromium: ${BROWSER_VARIABLE} is not set, none of {', '.join(_ON_PATH)} is on the PATH, and"
+            " Playwright's own is not installed (python -m playwright install chromium)"
+        )
+    return Path(found)
+
+
+@contextmanager
+def open_browser() -> Iterator[Browser]:
+    """A headless Chromium.
+
+    Raises:
+        BrowserMissing: when there is none.
+    """
+    with sync_playwright() as playwright:
+        # Chromium's own sandbox does not start for root, nor in most containers; it only ever sees the local server.
+        browser = playwright.chromium.launch(
+            executable_path=find_browser(playwright), args=_ARGUMENTS, chromium_sandbox=False
+        )
+        try:
+            yield browser
+        finally:
+            browser.close()
+
+
+def read_workflow(path: Path) -> Workflow:
+    """A workflow file in UI format."""
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+class ComfyPage:
+    """ComfyUI's page, open and ready.
+
+    Args:
+        browser: from ``open_browser``.
+        url: the server's address.
+        size: (width, height) of the window in pixels.
+        settings: the frontend's settings to set before the page opens; the server keeps them.
+
+    Attributes:
+        page: Playwright's page, for clicks and keys.
+        errors: errors on the page since it opened or since the last ``load``, requests to other hosts left out.
+    """
+
+    def __init__(
+        self, browser: Browser, url: str, size: tuple[int, int] = (1600, 1000), settings: Mapping[str, Any] = {}
+    ):
+        self.url = url
+        self.errors: list[str] = []
+        # The page asks other hosts for news and file sizes, which its CSP would report as errors of the page.
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, bypass_csp=True)
+        context.route("**/*", self._keep_local)
+        self.page: Page = context.new_page()
+        self.page.on("console", self._on_console)
+        self.page.on("pageerror", lambda error: self.errors.append(str(error)))
+        self.page.request.post(f"{url}/settings", data={**_SETTINGS, **settings})
+        types = list(self.page.request.get(f"{url}/object_info").json())
+        self.page.goto(url)
+        self.page.wait_for_function(_PAGE_READY, arg=types)
+        self.settle()
+
+    def close(self) -> None:
+        """Close the page and forget its cookies and storage."""
+        self.page.context.close()
+
+    def load(self, workflow: Workflow) -> None:
+        """Open a workflow (UI format) as a file dropped on the page would."""
+        self.errors.clear()
+        self.page.evaluate(_LOAD, workflow)
+        self.settle()
+
+    def settle(self) -> None:
+        """Give the page time to draw; it announces no end of that."""
+        self.page.wait_for_timeout(_SETTLE_MS)
+
+    def missing_types(self) -> list[str]:
+        """Types of the nodes that the page shows in red because it does not know them."""
+        return self.page.evaluate(_MISSING_TYPES)
+
+    def serialize(self) -> Workflow:
+        """The graph as the page's Export saves it."""
+        return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).workflow)"))
+
+    def run(self, nodes: Sequence[int], timeout: float = 600.0) -> None:
+        """Run what the named output nodes need, and wait for it.
+
+        Args:
+            nodes: ids of output nodes.
+            timeout: seconds.
+        """
+        self.page.evaluate(_QUEUE, list(nodes))
+        self.page.wait_for_function("() => app.ui.lastQueueSize === 0", timeout=1000 * timeout)
+        self.settle()
+
+    def _keep_local(self, route: Route) -> None:
+        """No request leaves the machine: other hosts seem to have nothing to say."""
+        if self._is_local(route.request.url):
+            route.continue_()
+        else:
+            headers = {"Access-Control-Allow-Origin": "*", "Access-Control-Expose-Headers": "*"}
+            route.fulfill(json={}, headers=headers)
+
+    def _is_local(self, url: str) -> bool:
+        return urlsplit(url).netloc in ("", urlsplit(self.url).netloc)
+
+    def _on_console(self, message: ConsoleMessage) -> None:
+        source = message.location.get("url", "")
+        if message.type == "error" and self._is_local(source):
+            self.errors.append(f"{message.text} ({source})")
