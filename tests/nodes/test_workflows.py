@@ -1,0 +1,171 @@
+"""The shipped workflows against what a running server knows of their nodes; no browser needed."""
+
+import itertools
+import json
+from pathlib import Path
+
+import pytest
+import requests
+from PIL import Image
+
+from harness.comfyui import PACK_NAME, ROOT
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+SHIPPED = {"blend_two_edits", "edit_by_example", "export_lora", "inspect_coefficients"}
+NOTES = {"MarkdownNote", "Note"}  # these live in the frontend only
+WIDGET_TYPES = {"BOOLEAN", "COMBO", "FLOAT", "INT", "STRING"}
+TITLE_HEIGHT = 30
+
+each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module")
+def object_info(comfy):
+    return comfy.object_info()
+
+
+def read(path: Path) -> dict:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def nodes_of(workflow):
+    return [node for node in workflow["nodes"] if node["type"] not in NOTES]
+
+
+def described_inputs(info):
+    """Name -> (type, options) in the order of the slots; the type of an old-style combo is the list of its values."""
+    described = {}
+    for name, (kind, *options) in {**info["input"].get("required", {}), **info["input"].get("optional", {})}.items():
+        options = options[0] if options else {}
+        described[name] = ("COMBO", {**options, "options": kind}) if isinstance(kind, list) else (kind, options)
+    return described
+
+
+def widgets(info):
+    """(name, type, options) of every value that the frontend saves for a node, in its order."""
+    for name, (kind, options) in described_inputs(info).items():
+        if kind in WIDGET_TYPES and not options.get("forceInput"):
+            yield name, kind, options
+            if options.get("control_after_generate"):
+                yield "control_after_generate", "COMBO", {"options": ["fixed", "increment", "decrement", "randomize"]}
+            if options.get("image_upload"):
+                yield "upload", "COMBO", {"options": ["image"]}
+
+
+def test_all_workflows_are_there():
+    assert {path.stem for path in WORKFLOWS} == SHIPPED
+
+
+@each_workflow
+def test_node_types_and_outputs_exist(path, object_info):
+    for node in nodes_of(read(path)):
+        info = object_info[node["type"]]
+        assert [output["type"] for output in node["outputs"]] == info["output"], node["type"]
+        assert [output["name"] for output in node["outputs"]] == info["output_name"], node["type"]
+
+
+@each_workflow
+def test_widget_values_fit_their_widgets(path, object_info):
+    for node in nodes_of(read(path)):
+        values, expected = node.get("widgets_values") or [], list(widgets(object_info[node["type"]]))
+        if node["type"].startswith("Preview"):
+            continue  # its widgets are display only
+        assert len(values) == len(expected), f"{node['type']}: {values} for {[name for name, *_ in expected]}"
+        for value, (name, kind, options) in zip(values, expected):
+            check_value(f"{node['type']}.{name}", value, kind, options)
+
+
+def check_value(where, value, kind, options):
+    python_types = {"BOOLEAN": bool, "FLOAT": (int, float), "INT": int}.get(kind, str)
+    assert isinstance(value, python_types), where
+    if kind in ("FLOAT", "INT"):
+        assert options.get("min", value) <= value <= options.get("max", value), where
+    if kind == "COMBO" and not value.endswith((".safetensors", ".png")):  # files depend on the machine
+        assert value in options["options"], where
+
+
+@each_workflow
+def test_links_join_slots_of_one_type(path, object_info):
+    workflow = read(path)
+    nodes = {node["id"]: node for node in workflow["nodes"]}
+    for link, origin, output, target, slot, kind in workflow["links"]:
+        source, sink = nodes[origin], nodes[target]
+        produced = source["outputs"][output]["type"]
+        assert link in source["outputs"][output]["links"]
+        assert sink["inputs"][slot]["link"] == link
+        accepted = described_inputs(object_info[sink["type"]])[sink["inputs"][slot]["name"]][0]
+        assert {kind, accepted} <= {produced, "*"}, f"{source['type']} -> {sink['type']}.{sink['inputs'][slot]['name']}"
+
+
+@each_workflow
+def test_every_required_socket_is_connected(path, object_info):
+    for node in nodes_of(read(path)):
+        connected = {slot["name"] for slot in node["inputs"] if slot["link"] is not None}
+        for name in object_info[node["type"]]["input"].get("required", {}):
+            kind, options = described_inputs(object_info[node["type"]])[name]
+            if kind not in WIDGET_TYPES or options.get("forceInput"):
+                assert name in connected, f"{node['type']}.{name}"
+
+
+@each_workflow
+def test_nodes_lie_in_groups_and_do_not_overlap(path):
+    workflow = read(path)
+    boxes = {node.get("title", node["type"]) + f" {node['id']}": box_of(node) for node in workflow["nodes"]}
+    groups = [(x, y, x + w, y + h) for x, y, w, h in (group["bounding"] for group in workflow["groups"])]
+    for name, (left, top, right, bottom) in boxes.items():
+        assert any(g[0] <= left and g[1] <= top and right <= g[2] and bottom <= g[3] for g in groups), name
+    for (first, one), (second, other) in itertools.combinations(boxes.items(), 2):
+        assert not overlap(one, other), f"{first} and {second}"
+    assert not any(overlap(one, other) for one, other in itertools.combinations(groups, 2))
+
+
+def box_of(node):
+    (x, y), (width, height) = node["pos"], node["size"]
+    return x, y - TITLE_HEIGHT, x + width, y + height
+
+
+def overlap(one, other):
+    return one[0] < other[2] and other[0] < one[2] and one[1] < other[3] and other[1] < one[3]
+
+
+@each_workflow
+def test_notes_say_where_every_file_goes(path):
+    workflow = read(path)
+    notes = "\n".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES)
+    files = {value for node in nodes_of(workflow) for value in files_of(node)}
+    assert files
+    assert [name for name in files if name not in notes] == []
+    assert "non-commercial" in notes
+
+
+def files_of(node):
+    values = node.get("widgets_values") or []
+    return [value for value in values if isinstance(value, str) and value.endswith((".safetensors", ".png"))]
+
+
+@each_workflow
+def test_files_to_download_belong_to_their_node(path):
+    """What the page offers when a model is missing."""
+    for node in nodes_of(read(path)):
+        for model in node["properties"].get("models", []):
+            assert model["name"] in files_of(node)
+            assert model["url"].startswith("https://huggingface.co/")
+            assert model["directory"] in {"clip_vision", "diffusion_models", "text_encoders", "vae"}
+
+
+@each_workflow
+def test_picture_has_the_same_name(path):
+    picture = path.with_suffix(".jpg")
+    assert picture.stat().st_size < 250_000
+    with Image.open(picture) as image:
+        assert image.format == "JPEG"
+        assert 1200 <= image.width <= 1600
+
+
+def test_comfyui_lists_and_serves_them_as_templates(comfy):
+    address = f"{comfy.url}/api/workflow_templates"
+    assert set(requests.get(address, timeout=30).json()[PACK_NAME]) == SHIPPED
+    for path in WORKFLOWS:
+        for file in (path, path.with_suffix(".jpg")):
+            reply = requests.get(f"{address}/{PACK_NAME}/{file.name}", timeout=30)
+            assert reply.content == file.read_bytes()
