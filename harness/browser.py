@@ -35,6 +35,10 @@ _LOAD = "async workflow => { await app.loadGraphData(workflow); }"
 _MISSING_TYPES = """() => app.graph.nodes
     .filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types)).map(node => node.type)"""
 _QUEUE = "async nodes => { await app.queuePrompt(0, 1, nodes.map(String)); }"
+_QUEUE_EMPTY = """async () => {
+    const queue = await (await fetch("/queue")).json();
+    return queue.queue_running.length + queue.queue_pending.length === 0;
+}"""
 _SETTLE_MS = 1000
 
 
@@ -146,7 +150,8 @@ class ComfyPage:
             timeout: seconds.
         """
         self.page.evaluate(_QUEUE, list(nodes))
-        self.page.wait_for_function("() => app.ui.lastQueueSize === 0", timeout=1000 * timeout)
+        # The page hears of its own queue late; the server knows at once.
+        self.page.wait_for_function(_QUEUE_EMPTY, timeout=1000 * timeout, polling=_SETTLE_MS)
         self.settle()
 
     def _keep_local(self, route: Route) -> None:
