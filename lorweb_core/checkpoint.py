@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from .atomic import replacing
 from .config import BankConfig, BankError, settings_from_header, settings_from_yaml
 from .query import QUERY_MODES
 
@@ -297,20 +297,8 @@ def write_bank(
 
 def save_atomically(tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
     """``save_file`` under a temporary name, then renamed: a full disk or a kill never leaves half a file."""
-    path = Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
-    os.close(handle)
-    try:
+    with replacing(path) as temporary:
         save_file(dict(tensors), temporary, metadata=dict(metadata))
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def header_extra(metadata: Mapping[str, str]) -> dict[str, Any]:
-    """Header entries other than the configuration, for ``info``."""
-    return {k: v for k, v in metadata.items() if k not in ("lorweb_config", "format")}
 
 
 def iterate_with_progress(items: Iterable, progress: Progress | None, total: int):

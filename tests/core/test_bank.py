@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -84,6 +85,14 @@ def test_saved_file_is_the_released_layout_plus_a_header(make_bank, tmp_path):
     with safe_open(tmp_path / "saved.safetensors", framework="pt") as file:
         assert set(file.keys()) == set(tensors)
         assert json.loads(file.metadata()["lorweb_config"])["num_loras"] == 6
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_a_saved_bank_is_as_readable_as_any_file(make_bank, tmp_path):
+    path, _ = make_bank()
+    BasisBank.load(path).save(tmp_path / "saved.safetensors")
+    (tmp_path / "other").touch()
+    assert (tmp_path / "saved.safetensors").stat().st_mode == (tmp_path / "other").stat().st_mode
 
 
 def test_saving_over_the_file_it_came_from(make_bank):

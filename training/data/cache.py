@@ -25,7 +25,8 @@ from safetensors.torch import save
 from torch import Tensor
 from tqdm import tqdm
 
-from .atomic import TEMPORARY_SUFFIX, replacing
+from lorweb_core.atomic import TEMPORARY_SUFFIX, replacing
+
 from .errors import DataError
 from .hashing import content_hash, settings_hash
 from .units import duration, size

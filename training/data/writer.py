@@ -10,7 +10,8 @@ from typing import IO
 
 from tqdm import tqdm
 
-from .atomic import replacing
+from lorweb_core.atomic import replacing
+
 from .errors import DataError
 from .sources import BadItem, Found
 from .validate import CheckedPair, check_all
