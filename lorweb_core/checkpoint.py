@@ -298,7 +298,11 @@ def write_bank(
 def save_atomically(tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
     """``save_file`` under a temporary name, then renamed: a full disk or a kill never leaves half a file."""
     with replacing(path) as temporary:
+        # safetensors makes files that only their owner can read; banks and LoRAs are shared like any other file.
+        temporary.touch()
+        mode = temporary.stat().st_mode
         save_file(dict(tensors), temporary, metadata=dict(metadata))
+        temporary.chmod(mode)
 
 
 def iterate_with_progress(items: Iterable, progress: Progress | None, total: int):
