@@ -39,7 +39,12 @@ _QUEUE_EMPTY = """async () => {
     const queue = await (await fetch("/queue")).json();
     return queue.queue_running.length + queue.queue_pending.length === 0;
 }"""
+_SHOWN = """nodes => nodes.every(id => {
+    const output = app.nodeOutputs[id];
+    return output && (!output.images?.length || app.graph.getNodeById(id).imgs?.length);
+})"""
 _SETTLE_MS = 1000
+_SHOW_MS = 60_000
 
 
 class BrowserMissing(RuntimeError):
@@ -143,15 +148,19 @@ class ComfyPage:
         return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).workflow)"))
 
     def run(self, nodes: Sequence[int], timeout: float = 600.0) -> None:
-        """Run what the named output nodes need, and wait for it.
+        """Run what the named output nodes need, and wait until the nodes show it.
 
         Args:
-            nodes: ids of output nodes.
-            timeout: seconds.
+            nodes: ids of output nodes inside the window; the page loads no picture that is out of sight.
+            timeout: seconds for the run.
+
+        Raises:
+            playwright.sync_api.TimeoutError: when the run takes longer, or a node shows nothing because it failed.
         """
         self.page.evaluate(_QUEUE, list(nodes))
         # The page hears of its own queue late; the server knows at once.
         self.page.wait_for_function(_QUEUE_EMPTY, timeout=1000 * timeout, polling=_SETTLE_MS)
+        self.page.wait_for_function(_SHOWN, arg=list(nodes), timeout=_SHOW_MS)
         self.settle()
 
     def _keep_local(self, route: Route) -> None:

@@ -105,12 +105,11 @@ def take_picture(page: ComfyPage, workflow: Workflow, images: dict[str, str]) ->
     """
     page.load(workflow)
     page.page.evaluate(_CHOOSE_IMAGES, images)
-    page.run([node["id"] for node in workflow["nodes"] if node["type"] in _RUN and node["mode"] == _ALWAYS])
     left, top, right, bottom = page.page.evaluate(_BOUNDS)
     width, height = round(right - left), round(bottom - top)
     page.page.set_viewport_size({"width": width + 2 * _MARGIN, "height": height + 2 * _MARGIN})
     page.page.evaluate(_FRAME, [left, top, _MARGIN])
-    page.settle()
+    page.run([node["id"] for node in workflow["nodes"] if node["type"] in _RUN and node["mode"] == _ALWAYS])
     clip = {"x": _MARGIN - _EDGE, "y": _MARGIN - _EDGE, "width": width + 2 * _EDGE, "height": height + 2 * _EDGE}
     return to_jpeg(page.page.screenshot(clip=clip))
 
