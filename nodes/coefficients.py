@@ -74,7 +74,7 @@ class AdjustCoefficients(io.ComfyNode):
                     "block_scales",
                     default="",
                     multiline=True,
-                    placeholder="transformer_blocks.{0-4} = 0.5\nsingle_transformer_blocks.* = 1.2",
+                    placeholder="block scales, one a line:\ntransformer_blocks.{0-4} = 0.5\n*.proj_out = 1.2",
                     tooltip="One 'pattern = factor' a line: multiplies the coefficients of all layers that the"
                     " pattern covers. Wildcards * and ?, number ranges {0-4}, and # for comments.",
                 ),
@@ -82,7 +82,7 @@ class AdjustCoefficients(io.ComfyNode):
                     "overrides",
                     default="",
                     multiline=True,
-                    placeholder="transformer_blocks.3 7 = 0.4",
+                    placeholder="overrides, one a line:\ntransformer_blocks.3 7 = 0.4",
                     tooltip="One 'pattern index = value' a line: sets the coefficient of one basis element (counted"
                     " from 0) by hand in all layers that the pattern covers.",
                 ),
