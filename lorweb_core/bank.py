@@ -86,6 +86,11 @@ class BasisBank:
         self.assumed = assumed
         self._folded = folded  # [L * h * N, q] float32
 
+    @property
+    def extra(self) -> dict[str, str]:
+        """Header entries beside the configuration, such as the training step."""
+        return {k: v for k, v in self.metadata.items() if k not in ("format", "lorweb_config")}
+
     @classmethod
     def load(cls, path: str | os.PathLike, progress: Progress | None = None) -> BasisBank:
         """Load a bank file, released layout or ours, and check all of it.
@@ -128,9 +133,7 @@ class BasisBank:
         Raises:
             ValueError: when the query has another width or is not finite.
         """
-        q = self.config.query_dim
-        if query.dim() not in (1, 2) or query.shape[-1] != q:
-            raise ValueError(f"the query has shape {list(query.shape)}; this bank needs [{q}] or [batch, {q}]")
+        self.config.check_query(query.shape)
         z = query.detach().to("cpu", torch.float32)
         if not torch.isfinite(z).all():
             raise ValueError("the query holds NaN or infinite values; check the image encoder and the images")
@@ -168,8 +171,7 @@ class BasisBank:
             layer: {name: source.tensor(f"{PREFIX}{layer}.{name}") for name in shapes}
             for layer, shapes in layout.layers.items()
         }
-        extra = {k: v for k, v in self.metadata.items() if k not in ("format", "lorweb_config")}
-        write_bank(path, tensors, self.config, extra)
+        write_bank(path, tensors, self.config, self.extra)
 
 
 def _read_layers(layout: Layout, read: Read, progress: Progress | None) -> dict[str, BasisLayer]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
@@ -81,6 +81,16 @@ class BankConfig:
     def embedding_dim(self) -> int:
         """Numbers that the encoder has to give per encoded image (or per flattened token sequence)."""
         return self.query_dim // QUERY_MODES[self.query_mode].parts
+
+    def check_query(self, shape: Sequence[int]) -> None:
+        """Refuse an analogy query of another shape than [q] or [batch, q].
+
+        Raises:
+            ValueError: with both shapes.
+        """
+        q = self.query_dim
+        if len(shape) not in (1, 2) or shape[-1] != q:
+            raise ValueError(f"the query has shape {list(shape)}; this bank needs [{q}] or [batch, {q}]")
 
     def to_json(self) -> str:
         """The configuration as it stands in the header of a bank file."""

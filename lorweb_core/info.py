@@ -25,7 +25,7 @@ def summary(bank: BasisBank) -> dict[str, Any]:
         "composed_rank": config.num_loras * config.rank,
         "assumed": list(bank.assumed),
         "config": {name: getattr(config, name) for name in config.__dataclass_fields__},
-        "header": {k: v for k, v in bank.metadata.items() if k not in ("lorweb_config", "format")},
+        "header": bank.extra,
     }
 
 

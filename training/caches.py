@@ -10,7 +10,7 @@ from torch import Tensor
 from lorweb_core.query import QueryMode, embed_images
 
 from .config import Config
-from .data import AnalogyDataset, EmbeddingCache, ImageRef, Manifest, collate, load_quadrant, square_canvas, text_key
+from .data import AnalogyDataset, EmbeddingCache, ImageRef, Manifest, collate, load_quadrants, square_canvas, text_key
 from .data.hashing import content_hash
 from .encoders import LatentCoder, PromptEncoder, VisionEncoder
 
@@ -45,8 +45,7 @@ def build_image_cache(config: Config, spec: QueryMode, manifest: Manifest, devic
         encoder = VisionEncoder(config.bank.encoder, device)
 
         def embed(batch: list[ImageRef]) -> Mapping[str, Tensor]:
-            quadrants = torch.stack([load_quadrant(image, geometry, fit) for image in batch])
-            return {"embedding": embed_images(quadrants, spec, encoder)}
+            return {"embedding": embed_images(load_quadrants(batch, geometry, fit), spec, encoder)}
 
         cache.get_or_build(images.items(), embed, label="encoding images")
     return cache

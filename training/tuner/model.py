@@ -76,9 +76,7 @@ class LoRWeBModel(BaseTuner):
         Raises:
             ValueError: when the query has another width than the bank's.
         """
-        q = self.bank_config.query_dim
-        if query.dim() not in (1, 2) or query.shape[-1] != q:
-            raise ValueError(f"the query has shape {list(query.shape)}; this bank needs [{q}] or [batch, {q}]")
+        self.bank_config.check_query(query.shape)
         self.set_coefficients(self.mixer(torch.atleast_2d(query)))
         return self.coefficients
 
