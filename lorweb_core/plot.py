@@ -1,7 +1,11 @@
-"""Coefficients as a picture: a heatmap of layers by basis elements, drawn with Pillow, which ComfyUI ships."""
+"""Coefficients as a picture: a heatmap of layers by basis elements, drawn with Pillow, which ComfyUI ships.
+
+``heatmap`` is the large one with every label, ``thumbnail`` the small one that fits on a node.
+"""
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -19,6 +23,9 @@ BACKGROUND, INK, FAINT = (24, 24, 28), (232, 232, 236), (140, 140, 150)
 
 LABEL_WIDTH, BAR_WIDTH, MARGIN, LINE = 116, 110, 14, 18
 MAP_WIDTH, MAP_HEIGHT = 640, 1000
+# Of about the shape of the room that ComfyUI gives a picture on a node; twice its size, for sharp text.
+THUMBNAIL = (480, 400)
+_THUMBNAIL_TEXT, _THUMBNAIL_LABELS = 24, 72
 
 
 def heatmap(coefficients: MixingCoefficients) -> np.ndarray:
@@ -57,12 +64,44 @@ def heatmap(coefficients: MixingCoefficients) -> np.ndarray:
     return np.asarray(picture)
 
 
+def thumbnail(coefficients: MixingCoefficients) -> np.ndarray:
+    """Draw coefficients small: the heatmap, the effective number of elements, and the elements used most by name.
+
+    Args:
+        coefficients: one set; not a batch.
+
+    Returns:
+        [400, 480, 3] uint8, whatever the bank's size.
+
+    Raises:
+        ValueError: for a batch.
+    """
+    import numpy as np
+    from PIL import Image, ImageDraw
+
+    coefficients.require_single("A heatmap")
+    values = coefficients.values
+    columns, strongest = values.shape[1], _most_used(values, 3)
+    picture = Image.new("RGB", THUMBNAIL, BACKGROUND)
+    draw = ImageDraw.Draw(picture)
+    title = f"{coefficients.effective_number().mean():.1f} of {columns} elements in effect"
+    _text(draw, (MARGIN, 8), title, INK, _THUMBNAIL_TEXT)
+    caption = "most used: " + ", ".join(f"#{i} {usage:.2f}" for i, usage in strongest)
+    _text(draw, (MARGIN, 40), caption, FAINT, _THUMBNAIL_TEXT - 2)
+    left, top, right, bottom = _THUMBNAIL_LABELS, 78, THUMBNAIL[0] - MARGIN, THUMBNAIL[1] - 34
+    cells = Image.fromarray(_colours(values, signed=not coefficients.softmax).numpy())
+    # Many layers share a row of pixels, which then shows their average.
+    picture.paste(cells.resize((right - left, bottom - top), Image.Resampling.BOX), (left, top))
+    _draw_kinds(draw, coefficients.layers, top, bottom, left)
+    _draw_names(draw, [i for i, _ in strongest], left, (right - left) / columns, bottom + 4)
+    return np.asarray(picture)
+
+
 def _notes(coefficients: MixingCoefficients) -> list[str]:
     """What the picture says, in words: size, effective number, elements most used, strongest single coefficients."""
     values, number = coefficients.values, coefficients.effective_number()
     rows, columns = values.shape
-    usage = values.abs().mean(dim=0)
-    used = ", ".join(f"#{i} {usage[i]:.3f}" for i in usage.topk(min(5, columns)).indices.tolist())
+    used = ", ".join(f"#{i} {usage:.3f}" for i, usage in _most_used(values, 5))
     strongest = values.abs().flatten().topk(min(3, values.numel())).indices.tolist()
     single = ", ".join(
         f"{_short(coefficients.layers[i // columns])} #{i % columns} {values[i // columns, i % columns]:.2f}"
@@ -75,6 +114,12 @@ def _notes(coefficients: MixingCoefficients) -> list[str]:
         f"strongest: {single}",
         f"colour from {min(0.0, float(values.min())):.2f} to {float(values.max()):.2f}",
     ]
+
+
+def _most_used(values: Tensor, count: int) -> list[tuple[int, float]]:
+    """(basis element, mean magnitude over the layers) of the elements used most, the strongest first."""
+    usage, order = values.abs().mean(dim=0).topk(min(count, values.shape[1]))
+    return list(zip(order.tolist(), usage.tolist(), strict=True))
 
 
 def _colours(values: Tensor, signed: bool) -> Tensor:
@@ -120,6 +165,29 @@ def _draw_bars(draw, share: Tensor, top: int, cell_h: int, left: int) -> None:
         draw.rectangle((left, y, left + max(1, round(span * value)), y + max(1, cell_h - 1) - 1), fill=(96, 165, 250))
 
 
+def _draw_kinds(draw, layers: tuple[str, ...], top: int, bottom: int, left: int) -> None:
+    """Beside the map, what kind of block its rows belong to: a name and a line where a kind begins."""
+    kinds = [_short(name).split(" ")[0].split(".")[0][:6] for name in layers]
+    last_label = -LINE
+    for row, kind in enumerate(kinds):
+        y = top + row * (bottom - top) // len(kinds)
+        if (row and kind == kinds[row - 1]) or y - last_label < LINE:
+            continue
+        draw.line((MARGIN, y, left, y), fill=FAINT)
+        _text(draw, (MARGIN, y + 2), kind, FAINT, LINE)
+        last_label = y
+
+
+def _draw_names(draw, elements: list[int], left: int, cell_w: float, y: int) -> None:
+    """The named columns, strongest first; one that would be written over another is left out."""
+    written: list[float] = []
+    for element in elements:
+        x = left + (element + 0.5) * cell_w
+        if all(abs(x - other) >= 44 for other in written):
+            draw.text((x, y), f"#{element}", fill=INK, font=_font(_THUMBNAIL_TEXT - 4), anchor="ma")
+            written.append(x)
+
+
 def _short(name: str) -> str:
     """Block names as people say them: "double 3", "single 12 proj_out"."""
     for long, short in (("single_transformer_blocks.", "single "), ("transformer_blocks.", "double ")):
@@ -130,6 +198,11 @@ def _short(name: str) -> str:
 
 
 def _text(draw, position: tuple[int, int], text: str, fill: tuple[int, int, int], size: int = 13) -> None:
+    draw.text(position, text, fill=fill, font=_font(size))
+
+
+@lru_cache
+def _font(size: int):
     from PIL import ImageFont
 
-    draw.text(position, text, fill=fill, font=ImageFont.load_default(size))
+    return ImageFont.load_default(size)

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..lorweb_core import BasisBank, CanvasGeometry
 from ..lorweb_core.query import build_query
 from .image_encoder import ENCODER_CROPS, ClipVisionEncoder
-from .sockets import CATEGORY, Basis, Coefficients, fit_input, rgb, triplet_inputs
+from .sockets import CATEGORY, Basis, Coefficients, coefficients_output, fit_input, rgb, triplet_inputs
 
 
 class EncodeAnalogy(io.ComfyNode):
@@ -18,7 +18,8 @@ class EncodeAnalogy(io.ComfyNode):
             display_name="Encode Analogy (LoRWeB)",
             category=CATEGORY,
             description="Encodes the example pair a, a' and the image b into mixing coefficients: how much of each"
-            " basis LoRA the edit takes. Several example pairs, or several b, are averaged into one edit.",
+            " basis LoRA the edit takes, drawn on the node. Several example pairs, or several b, are averaged into one"
+            " edit.",
             inputs=[
                 Basis.Input("basis", tooltip="The bank whose keys the query is compared with."),
                 io.ClipVision.Input(
@@ -40,6 +41,7 @@ class EncodeAnalogy(io.ComfyNode):
                     display_name="coefficients", tooltip="Mixing coefficients of every layer, for Apply and the rest."
                 )
             ],
+            is_output_node=True,
         )
 
     @classmethod
@@ -52,7 +54,7 @@ class EncodeAnalogy(io.ComfyNode):
         b = geometry.quadrant(rgb(image_b), "stretch")
         encoder = ClipVisionEncoder(clip_vision, basis.config, encoder_crop)
         query = build_query(basis.config.query_mode, a, a_prime, b, encoder)
-        return io.NodeOutput(basis.mix(query).mean())
+        return coefficients_output(basis.mix(query).mean())
 
 
 NODES = [EncodeAnalogy]

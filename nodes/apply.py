@@ -36,9 +36,10 @@ class Apply(io.ComfyNode):
                 io.Float.Input(
                     "strength",
                     default=1.0,
-                    min=-10.0,
-                    max=10.0,
+                    min=-2.0,
+                    max=2.0,
                     step=0.05,
+                    display_mode=io.NumberDisplay.slider,
                     tooltip="1 is the edit as shown, more exaggerates it, 0 leaves the model untouched, negative"
                     " inverts.",
                 ),

@@ -1,12 +1,11 @@
 """Blend, Adjust and Plot: what people do with mixing coefficients."""
 
-import torch
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import MixingCoefficients
 from ..lorweb_core.patterns import parse_block_scales, parse_overrides
 from ..lorweb_core.plot import heatmap
-from .sockets import CATEGORY, Coefficients
+from .sockets import CATEGORY, Coefficients, coefficients_output, image_of
 
 
 class BlendCoefficients(io.ComfyNode):
@@ -33,13 +32,14 @@ class BlendCoefficients(io.ComfyNode):
                 ),
             ],
             outputs=[Coefficients.Output(display_name="coefficients", tooltip="The blended edit.")],
+            is_output_node=True,
         )
 
     @classmethod
     def execute(
         cls, coefficients_1: MixingCoefficients, coefficients_2: MixingCoefficients, blend: float
     ) -> io.NodeOutput:
-        return io.NodeOutput(MixingCoefficients.blend((coefficients_1, coefficients_2), (1 - blend, blend)))
+        return coefficients_output(MixingCoefficients.blend((coefficients_1, coefficients_2), (1 - blend, blend)))
 
 
 class AdjustCoefficients(io.ComfyNode):
@@ -88,6 +88,7 @@ class AdjustCoefficients(io.ComfyNode):
                 ),
             ],
             outputs=[Coefficients.Output(display_name="coefficients", tooltip="The adjusted edit.")],
+            is_output_node=True,
         )
 
     @classmethod
@@ -110,7 +111,7 @@ class AdjustCoefficients(io.ComfyNode):
         if top_k:
             adjusted = adjusted.top_k(min(top_k, adjusted.num_loras))
         adjusted = adjusted.scale_blocks(parse_block_scales(block_scales)).override(parse_overrides(overrides))
-        return io.NodeOutput(adjusted)
+        return coefficients_output(adjusted)
 
 
 class PlotCoefficients(io.ComfyNode):
@@ -134,7 +135,7 @@ class PlotCoefficients(io.ComfyNode):
 
     @classmethod
     def execute(cls, coefficients: MixingCoefficients) -> io.NodeOutput:
-        picture = torch.from_numpy(heatmap(coefficients)).float().div(255)[None]
+        picture = image_of(heatmap(coefficients))
         return io.NodeOutput(picture, coefficients.to_json(), ui=ui.PreviewImage(picture, cls=cls))
 
 

@@ -1,8 +1,11 @@
-"""Socket types of the pack, and widgets that several nodes share."""
+"""Socket types of the pack, and widgets and pictures that several nodes share."""
 
-from comfy_api.latest import io
+import torch
+from comfy_api.latest import io, ui
 
+from ..lorweb_core import MixingCoefficients
 from ..lorweb_core.canvas import FITS
+from ..lorweb_core.plot import thumbnail
 
 CATEGORY = "LoRWeB"
 
@@ -37,3 +40,16 @@ def triplet_inputs() -> list[io.Image.Input]:
 def rgb(images):
     """Images [B, H, W, 3], without an alpha channel."""
     return images[..., :3]
+
+
+def coefficients_output(coefficients: MixingCoefficients) -> io.NodeOutput:
+    """Coefficients as a node's output, and their small heatmap on the node.
+
+    Such a node is declared an output node: the page then gets its picture again when the result comes from the cache.
+    """
+    return io.NodeOutput(coefficients, ui=ui.PreviewImage(image_of(thumbnail(coefficients))))
+
+
+def image_of(picture):
+    """A picture [H, W, 3] uint8 as ComfyUI's image [1, H, W, 3]."""
+    return torch.tensor(picture).float().div(255)[None]

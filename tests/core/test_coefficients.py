@@ -8,7 +8,7 @@ import torch
 
 from lorweb_core import BasisBank, MixingCoefficients
 from lorweb_core.patterns import match_layers, parse_block_scales, parse_overrides
-from lorweb_core.plot import heatmap
+from lorweb_core.plot import THUMBNAIL, heatmap, thumbnail
 
 from .conftest import LAYERS
 
@@ -247,3 +247,25 @@ def test_heatmap_of_signed_coefficients_differs_in_colour():
     assert (heatmap(c) != heatmap(flipped)).any()
     with pytest.raises(ValueError, match="a batch of 3"):
         heatmap(shares(batch=(3,)))
+
+
+def test_thumbnail_has_one_size_and_shows_the_strongest_column():
+    """The rows of a large bank share pixels, so a column that is strong in every layer is what remains bright."""
+    names = tuple(f"single_transformer_blocks.{i}.proj_out" for i in range(700))
+    values = torch.full((700, 10), 0.01)
+    values[:, 7] = 0.91
+    large = torch.from_numpy(thumbnail(MixingCoefficients(values, names)).copy())
+    small = torch.from_numpy(thumbnail(shares()).copy())
+    assert large.shape == small.shape == (THUMBNAIL[1], THUMBNAIL[0], 3)
+    bright = (large == torch.tensor([252, 253, 191], dtype=torch.uint8)).all(-1)
+    ys, xs = bright.nonzero(as_tuple=True)
+    width = (int(xs.max()) - int(xs.min()) + 1, int(ys.max()) - int(ys.min()) + 1)
+    assert 36 <= width[0] <= 42 and width[1] > 250, "a tenth of the map's width, and all of its height"
+    assert int(xs.min()) == pytest.approx(72 + 0.7 * (THUMBNAIL[0] - 72 - 14), abs=1)
+
+
+def test_thumbnail_of_signed_coefficients_and_of_a_batch():
+    c = signed()
+    assert (thumbnail(c) != thumbnail(MixingCoefficients(-c.values, NAMES, softmax=False))).any()
+    with pytest.raises(ValueError, match="a batch of 3"):
+        thumbnail(shares(batch=(3,)))

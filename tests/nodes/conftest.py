@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from harness.inprocess import load_comfyui
@@ -29,3 +30,21 @@ def wide_flux_path() -> Path:
     from harness.small_models import wide_flux
 
     return wide_flux()
+
+
+@pytest.fixture(scope="session")
+def names(comfy, photographs):
+    """Uploaded a, a' and b; b is not square and small, so that the runs are quick."""
+    from harness.demo import sepia
+
+    a = photographs["astronaut"][::4, ::4]
+    images = {"a": a, "a_prime": sepia(a), "b": photographs["chelsea"][::3, ::3]}
+    return {name: comfy.upload(np.ascontiguousarray(image), f"{name}.png") for name, image in images.items()}
+
+
+@pytest.fixture
+def graph(names):
+    """Edit by example with the small models, in API format."""
+    from harness.demo import edit_graph
+
+    return edit_graph(names["a"], names["a_prime"], names["b"], long_side=256, steps=2)

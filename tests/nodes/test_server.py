@@ -8,7 +8,6 @@ import requests
 from safetensors.torch import load_file, save_file
 
 from harness.comfyui import ROOT, GraphError
-from harness.demo import edit_graph, sepia
 from harness.small_models import SMALL_BANK, flux_layers, random_bank
 
 # Published node ids and the names and order of their inputs. They never change; new inputs go last, with defaults.
@@ -24,19 +23,6 @@ PUBLISHED = {
     "LoRWeBPlotCoefficients": ["coefficients"],
     "LoRWeBSaveLoRA": ["basis", "coefficients", "filename_prefix", "format", "max_rank", "dtype"],
 }
-
-
-@pytest.fixture(scope="module")
-def names(comfy, photographs):
-    """Uploaded a, a' and b; b is not square and small, so that the runs are quick."""
-    a = photographs["astronaut"][::4, ::4]
-    images = {"a": a, "a_prime": sepia(a), "b": photographs["chelsea"][::3, ::3]}
-    return {name: comfy.upload(np.ascontiguousarray(image), f"{name}.png") for name, image in images.items()}
-
-
-@pytest.fixture
-def graph(names):
-    return edit_graph(names["a"], names["a_prime"], names["b"], long_side=256, steps=2)
 
 
 def result(comfy, graph):
