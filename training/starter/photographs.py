@@ -1,0 +1,65 @@
+"""Photographs that come inside the wheels of scikit-image and scikit-learn, and random square crops of them."""
+
+from collections.abc import Sequence
+from functools import cache
+
+import numpy as np
+from PIL import Image
+
+TRAINING = ("astronaut", "coffee", "rocket", "china", "stereo_motorcycle", "immunohistochemistry", "retina")
+HELD_OUT = ("chelsea", "flower")
+
+_SCIKIT_LEARN = ("china", "flower")
+_SMALLEST, _LARGEST = 0.25, 0.8  # side of a crop, as a share of the photograph's shorter side
+_FLAT = 0.12  # a crop whose standard deviation is below this shows next to nothing of most edits
+_TRIES = 6
+_TINT, _SHIFT = 0.1, 0.05
+
+
+@cache
+def load(name: str) -> np.ndarray:
+    """A photograph by its name: uint8 [height, width, 3].
+
+    Raises:
+        ValueError: when there is no such photograph.
+    """
+    if name in _SCIKIT_LEARN:
+        from sklearn.datasets import load_sample_image
+
+        return load_sample_image(f"{name}.jpg")
+    from skimage import data
+
+    if name not in TRAINING + HELD_OUT:
+        raise ValueError(f"there is no photograph {name!r}; known: {', '.join(TRAINING + HELD_OUT)}")
+    image = getattr(data, name)()
+    return image[0] if isinstance(image, tuple) else image  # the left one of a stereo pair
+
+
+@cache
+def _picture(name: str) -> Image.Image:
+    return Image.fromarray(load(name))
+
+
+def random_crop(rng: np.random.Generator, names: Sequence[str], side: int) -> np.ndarray:
+    """A square crop of one of the photographs, float32 [side, side, 3] in 0..1, turned and tinted at random.
+
+    Crops that are nearly flat are drawn again, a few times.
+    """
+    for _ in range(_TRIES):
+        crop = _crop(rng, _picture(names[rng.integers(len(names))]), side)
+        if crop.std() >= _FLAT:
+            break
+    crop = np.rot90(crop, rng.integers(4))
+    if rng.random() < 0.5:
+        crop = crop[:, ::-1]
+    gain = 1 + _TINT * rng.uniform(-1, 1, 3)
+    return np.clip(crop * gain + _SHIFT * rng.uniform(-1, 1), 0, 1).astype(np.float32)
+
+
+def _crop(rng: np.random.Generator, picture: Image.Image, side: int) -> np.ndarray:
+    """A random square of the picture, scaled with antialiasing."""
+    size = rng.uniform(_SMALLEST, _LARGEST) * min(picture.size)
+    left, top = (rng.uniform(0, length - size) for length in picture.size)
+    box = (left, top, left + size, top + size)
+    scaled = picture.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    return np.asarray(scaled, dtype=np.float32) / 255
