@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..scenes import COLOURS, PALETTE, Background, Scene, Thing, random_scene, stamp
+from ..scenes import COLOURS, PALETTE, SHAPES, Background, Scene, Thing, random_scene, stamp
 from .edit import Edit, Image, Parameters, Span, image_edit, scene_edit
 from .pixels import of_hue
 
