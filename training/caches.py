@@ -12,7 +12,7 @@ from lorweb_core.query import QueryMode, embed_images
 from .config import Config
 from .data import AnalogyDataset, EmbeddingCache, ImageRef, Manifest, collate, load_quadrants, square_canvas, text_key
 from .data.hashing import content_hash
-from .encoders import LatentCoder, PromptEncoder, VisionEncoder
+from .encoders import LatentCoder, VisionEncoder, prompt_encoder
 
 _SAMPLE_BYTES = 2**20
 
@@ -20,11 +20,11 @@ _SAMPLE_BYTES = 2**20
 def build_prompt_cache(config: Config, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> EmbeddingCache:
     """Text embeddings of every distinct prompt, and of the empty one that caption dropout needs."""
     prompts = {text_key(prompt): prompt for prompt in ["", *manifest.prompts()]}
-    weights = {part: describe_weights(config.base.path, part) for part in ("text_encoder", "text_encoder_2")}
+    weights = {part: describe_weights(config.base.path, part) for part in ("", "text_encoder", "text_encoder_2")}
     settings = {"weights": weights, "tokens": config.data.prompt_tokens, "dtype": str(dtype)}
     cache = EmbeddingCache(Path(config.data.cache) / "prompts", settings)
     if cache.missing(prompts):
-        encoder = PromptEncoder(config.base.path, device, dtype, config.data.prompt_tokens)
+        encoder = prompt_encoder(config.base.path, device, dtype, config.data.prompt_tokens)
         cache.get_or_build(
             prompts.items(), lambda batch: dict(zip(("tokens", "pooled"), encoder(batch))), label="encoding prompts"
         )

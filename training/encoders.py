@@ -1,15 +1,20 @@
 """The frozen encoders around the model: images to embeddings, prompts to embeddings, canvases to latents."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL, FluxKontextPipeline
+from diffusers import AutoencoderKL, AutoencoderTiny, FluxKontextPipeline
+from diffusers.pipelines.flux.pipeline_flux_kontext import retrieve_latents
+from safetensors import safe_open
 from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, SiglipVisionModel
 
 from lorweb_core.canvas import fit_image
+
+EMBEDDED_PROMPTS = "prompts.safetensors"
 
 
 def locate(name: str, what: str) -> dict:
@@ -84,11 +89,44 @@ class PromptEncoder:
         return tokens, pooled
 
 
+class EmbeddedPrompts:
+    """Prompts that a base brings already embedded, in place of text encoders: ``prompts.safetensors`` in its folder.
+
+    The file holds ``tokens`` [n, T, D], ``pooled`` [n, P], and the n prompts as a JSON list in its header.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        with safe_open(path, framework="pt") as file:
+            self.rows = {prompt: row for row, prompt in enumerate(json.loads(file.metadata()["prompts"]))}
+            self.tokens, self.pooled = file.get_tensor("tokens"), file.get_tensor("pooled")
+
+    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """(token embeddings [B, T, D], pooled embedding [B, P]).
+
+        Raises:
+            ValueError: for a prompt that the file lacks.
+        """
+        unknown = [prompt for prompt in prompts if prompt not in self.rows]
+        if unknown:
+            raise ValueError(f"{self.path} knows {len(self.rows)} prompts, and {unknown[0]!r} is none of them")
+        rows = [self.rows[prompt] for prompt in prompts]
+        return self.tokens[rows], self.pooled[rows]
+
+
+def prompt_encoder(base: str, device: torch.device | str, dtype: torch.dtype, max_tokens: int):
+    """What embeds the prompts of a base: its text encoders, or the embedded prompts that it brings instead."""
+    embedded = Path(base).expanduser() / EMBEDDED_PROMPTS
+    return EmbeddedPrompts(embedded) if embedded.is_file() else PromptEncoder(base, device, dtype, max_tokens)
+
+
 class LatentCoder:
     """The autoencoder: canvases [B, H, W, 3] in 0..1 to normalised latents [B, 16, H/8, W/8] and back."""
 
     def __init__(self, base: str, device: torch.device | str, dtype: torch.dtype):
-        vae = AutoencoderKL.from_pretrained(**locate(base, "base.path"), subfolder="vae", dtype=dtype)
+        where = {**locate(base, "base.path"), "subfolder": "vae"}
+        tiny = AutoencoderTiny.load_config(**where)["_class_name"] == "AutoencoderTiny"
+        vae = (AutoencoderTiny if tiny else AutoencoderKL).from_pretrained(**where, dtype=dtype)
         self.vae = vae.to(device).eval().requires_grad_(False)
 
     def encode_pair(self, columns: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
@@ -99,5 +137,5 @@ class LatentCoder:
     def encode(self, canvases: Tensor) -> Tensor:
         """The mode of the posterior, as the Kontext pipeline encodes its reference image."""
         pixels = canvases.movedim(-1, 1).contiguous().to(self.vae.device, self.vae.dtype) * 2 - 1
-        latents = self.vae.encode(pixels).latent_dist.mode()
+        latents = retrieve_latents(self.vae.encode(pixels), sample_mode="argmax")
         return ((latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor).contiguous()

@@ -16,7 +16,7 @@ from lorweb_core.query import QUERY_MODES, TRIPLET, ImageEncoder, QueryMode, emb
 from .caches import build_image_cache, build_latent_cache, build_prompt_cache
 from .config import Config
 from .data import AnalogyDataset, EmbeddingCache, Manifest, text_key
-from .encoders import LatentCoder, PromptEncoder, VisionEncoder
+from .encoders import LatentCoder, VisionEncoder, prompt_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +52,7 @@ def live_encoding(config: Config, device: torch.device) -> Encoding:
     width = embed_images(torch.zeros(1, 64, 64, 3), spec, vision).shape[1]
     return Encoding(
         query=lambda columns: paired_query(spec, columns, vision),
-        prompts=PromptTable(PromptEncoder(config.base.path, device, dtype, config.data.prompt_tokens)),
+        prompts=PromptTable(prompt_encoder(config.base.path, device, dtype, config.data.prompt_tokens)),
         latents=coder.encode_pair,
         bank=_bank_config(config, width),
         coder=coder,

@@ -28,14 +28,14 @@ class Conditioning:
     Attributes:
         reference: latent of the reference canvas [B, 16, h, w].
         prompt: token embeddings [B, T, D]. pooled: [B, P].
-        query: analogy query z [B, q].
+        query: analogy query z [B, q]; None for a model without a bank.
         guidance: [B] for a guidance-distilled model, else None.
     """
 
     reference: Tensor
     prompt: Tensor
     pooled: Tensor
-    query: Tensor
+    query: Tensor | None
     guidance: Tensor | None
 
 
@@ -78,8 +78,8 @@ def predict_velocity(model: nn.Module, x_t: Tensor, t: Tensor, condition: Condit
         encoder_hidden_states=condition.prompt,
         txt_ids=torch.zeros(condition.prompt.shape[1], 3, device=x_t.device),
         img_ids=_canvas_ids(height, width, x_t.device),
-        query=condition.query,
         return_dict=False,
+        **({} if condition.query is None else {"query": condition.query}),
     )[0]
     return FluxKontextPipeline._unpack_latents(output[:, : tokens.shape[1]], height, width, vae_scale_factor=1)
 

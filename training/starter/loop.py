@@ -1,0 +1,117 @@
+"""A plain training loop for the starter's own parts: resumable, logged, its data a function of the step alone."""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from tqdm.auto import tqdm
+
+from ..checkpointing import Checkpoints
+from ..config import OptimizerConfig
+from ..optim import make_optimizer, make_schedule
+from ..tracking import CSVTracker
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass
+class LoopSettings:
+    """Length of a run, and how often it writes.
+
+    Attributes:
+        steps: optimiser steps. batch: samples a step. seed: of weights and data.
+        checkpoint: steps between checkpoints. log: steps between rows of ``metrics.csv``.
+    """
+
+    steps: int
+    batch: int
+    seed: int = 0
+    checkpoint: int = 500
+    log: int = 50
+
+
+def fit(
+    run: Path,
+    module: nn.Module,
+    losses: Callable[[int], dict[str, Tensor]],
+    settings: LoopSettings,
+    optimizer_config: OptimizerConfig,
+    evaluate: Callable[[], dict[str, float]] | None = None,
+) -> None:
+    """Train a module in place, from the newest checkpoint of the run if there is one.
+
+    Args:
+        run: folder of ``metrics.csv``, ``evaluation.csv`` and the checkpoints.
+        module: all its parameters that want gradients are trained.
+        losses: step -> named scalars, of which "loss" is minimised.
+        evaluate: numbers for ``evaluation.csv``, called at every checkpoint.
+
+    Raises:
+        ValueError: when the loss is no longer a number.
+    """
+    run.mkdir(parents=True, exist_ok=True)
+    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+    optimizer = make_optimizer(optimizer_config, trained)
+    schedule = make_schedule(optimizer_config, optimizer, settings.steps)
+    checkpoints = Checkpoints(run / "checkpoints", keep=1)
+    first = _resume(checkpoints, module, optimizer, schedule)
+    log, evaluation = (CSVTracker(run / name, first) for name in ("metrics.csv", "evaluation.csv"))
+    started, logged = time.perf_counter(), first
+    for step in tqdm(range(first, settings.steps), initial=first, total=settings.steps, unit="step", desc=run.name):
+        values = losses(step)
+        if not math.isfinite(values["loss"].item()):
+            raise ValueError(f"the loss is {values['loss'].item()} at step {step}: lower the learning rate")
+        values["loss"].backward()
+        nn.utils.clip_grad_norm_(trained.values(), optimizer_config.clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        schedule.step()
+        done = step + 1
+        due = done % settings.checkpoint == 0 or done == settings.steps
+        if done % settings.log == 0 or due:
+            row = {name: value.item() for name, value in values.items()}
+            seconds = (time.perf_counter() - started) / (done - logged)
+            row |= {"lr": schedule.get_last_lr()[0], "seconds_per_step": seconds}
+            log.log(row, done)
+            started, logged = time.perf_counter(), done
+        if due and evaluate is not None:
+            evaluation.log(evaluate(), done)
+        if due:
+            _save(checkpoints, done, module, optimizer, schedule)
+
+
+def _resume(checkpoints: Checkpoints, module: nn.Module, optimizer: Optimizer, schedule) -> int:
+    newest = checkpoints.steps()[-1:]
+    if not newest:
+        return 0
+    tensors, state = checkpoints.load(newest[0])
+    module.load_state_dict(tensors["weights"])
+    entries: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors["optimizer"].items():
+        number, name = key.split(".", 1)
+        entries.setdefault(int(number), {})[name] = value
+    optimizer.load_state_dict({"state": entries, "param_groups": state["groups"]})
+    schedule.load_state_dict(state["schedule"])
+    logger.info("resumed from step %d", newest[0])
+    return newest[0]
+
+
+def _save(checkpoints: Checkpoints, step: int, module: nn.Module, optimizer: Optimizer, schedule) -> None:
+    state = optimizer.state_dict()
+    moments = {f"{number}.{name}": value for number, entry in state["state"].items() for name, value in entry.items()}
+    checkpoints.save(
+        step,
+        {"weights": module.state_dict(), "optimizer": moments},
+        {"groups": state["param_groups"], "schedule": schedule.state_dict()},
+    )
+
+
+def generator_of(seed: int, step: int) -> torch.Generator:
+    """The generator of a step's noise."""
+    return torch.Generator().manual_seed((seed << 32) + step)
