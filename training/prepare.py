@@ -44,7 +44,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog=f"formats:\n{layouts}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("source", help="folder with the images, or a JSONL file of pairs")
+    parser.add_argument("source", help="folder with the images, a JSONL file of pairs, or a recipe to draw")
     parser.add_argument("--out", required=True, help="the manifest to write, a .jsonl file")
     parser.add_argument("--format", choices=["auto", *FORMATS], default="auto", help="layout of the source")
     parser.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, help="threads that decode")

@@ -11,7 +11,7 @@ HELD_OUT = ("chelsea", "flower")
 
 _SCIKIT_LEARN = ("china", "flower")
 _SMALLEST, _LARGEST = 0.25, 0.8  # side of a crop, as a share of the photograph's shorter side
-_FLAT = 0.12  # a crop whose standard deviation is below this shows next to nothing of most edits
+_FLAT = 0.1  # a crop whose channels vary less than this shows next to nothing of most edits
 _TRIES = 6
 _TINT, _SHIFT = 0.1, 0.05
 
@@ -36,8 +36,8 @@ def load(name: str) -> np.ndarray:
 
 
 @cache
-def _picture(name: str) -> Image.Image:
-    return Image.fromarray(load(name))
+def _picture(name: str, shrink: int = 1) -> Image.Image:
+    return Image.fromarray(load(name)).reduce(shrink)
 
 
 def random_crop(rng: np.random.Generator, names: Sequence[str], side: int) -> np.ndarray:
@@ -46,8 +46,8 @@ def random_crop(rng: np.random.Generator, names: Sequence[str], side: int) -> np
     Crops that are nearly flat are drawn again, a few times.
     """
     for _ in range(_TRIES):
-        crop = _crop(rng, _picture(names[rng.integers(len(names))]), side)
-        if crop.std() >= _FLAT:
+        crop = _crop(rng, names[rng.integers(len(names))], side)
+        if crop.std((0, 1)).mean() >= _FLAT:
             break
     crop = np.rot90(crop, rng.integers(4))
     if rng.random() < 0.5:
@@ -56,10 +56,13 @@ def random_crop(rng: np.random.Generator, names: Sequence[str], side: int) -> np
     return np.clip(crop * gain + _SHIFT * rng.uniform(-1, 1), 0, 1).astype(np.float32)
 
 
-def _crop(rng: np.random.Generator, picture: Image.Image, side: int) -> np.ndarray:
-    """A random square of the picture, scaled with antialiasing."""
-    size = rng.uniform(_SMALLEST, _LARGEST) * min(picture.size)
+def _crop(rng: np.random.Generator, name: str, side: int) -> np.ndarray:
+    """A random square of a photograph, scaled with antialiasing."""
+    share = rng.uniform(_SMALLEST, _LARGEST)
+    pixels_per_pixel = share * min(_picture(name).size) / side
+    # A shrunken copy that still has twice the pixels is several times faster and looks the same.
+    picture = _picture(name, 2 ** int(np.log2(max(1, pixels_per_pixel / 2))))
+    size = share * min(picture.size)
     left, top = (rng.uniform(0, length - size) for length in picture.size)
-    box = (left, top, left + size, top + size)
-    scaled = picture.resize((side, side), Image.Resampling.BICUBIC, box=box, reducing_gap=2.0)
+    scaled = picture.resize((side, side), Image.Resampling.BICUBIC, box=(left, top, left + size, top + size))
     return np.asarray(scaled, dtype=np.float32) / 255

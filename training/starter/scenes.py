@@ -22,6 +22,7 @@ COLOURS = ("red", "orange", "yellow", "green", "cyan", "blue", "violet", "pink")
 BACKGROUNDS = ("flat", "gradient", "texture", "stripes")
 
 _OVERSAMPLING = 4
+_REACH = 1.45  # no outline goes further from its centre
 _GAP = 0.03  # between objects
 _FULL_TURN = 2 * np.pi
 
@@ -53,7 +54,7 @@ def _square(half: float) -> np.ndarray:
     return np.array([(-half, -half), (half, -half), (half, half), (-half, half)])
 
 
-# Outlines within about one unit of their centre; every second one cuts a hole.
+# Outlines about one unit around their centre; every second one cuts a hole.
 SHAPES: dict[str, tuple[np.ndarray, ...]] = {
     "disc": (_regular(48),),
     "square": (_square(0.88),),
@@ -145,7 +146,7 @@ def random_background(rng: np.random.Generator) -> Background:
 
 def _random_tone(rng: np.random.Generator) -> Colour:
     hue, saturation, value = rng.random(3)
-    return colorsys.hsv_to_rgb(hue, 0.5 * saturation, 0.15 + 0.8 * value)
+    return colorsys.hsv_to_rgb(hue, 0.65 * saturation, 0.15 + 0.8 * value)
 
 
 def _random_thing(
@@ -197,20 +198,28 @@ def grid(side: int) -> tuple[np.ndarray, np.ndarray]:
     return places[None, :], places[:, None]
 
 
-def stamp(image: np.ndarray, thing: Thing, opacity: float = 1.0) -> np.ndarray:
+def stamp(image: np.ndarray, thing: Thing) -> np.ndarray:
     """The image with an object drawn on it."""
-    alpha = coverage(thing, len(image))[..., None] * np.float32(opacity)
-    return image + alpha * (thing.rgb - image)
+    rows, columns, alpha = _patch(thing, len(image))
+    result = image.copy()
+    region = result[rows, columns]
+    region += alpha[..., None] * (thing.rgb - region)
+    return result
 
 
-def coverage(thing: Thing, side: int) -> np.ndarray:
-    """How much of each pixel an object covers: float32 [side, side] in 0..1."""
-    mask = Image.new("L", (side * _OVERSAMPLING,) * 2)
+def _patch(thing: Thing, side: int) -> tuple[slice, slice, np.ndarray]:
+    """Rows and columns that an object lies in, and how much of each pixel there it covers: float32 in 0..1."""
+    reach = _REACH * thing.size
+    (left, right), (top, bottom) = (
+        (max(0, int((c - reach) * side)), min(side, int((c + reach) * side) + 1)) for c in thing.centre
+    )
+    mask = Image.new("L", ((right - left) * _OVERSAMPLING, (bottom - top) * _OVERSAMPLING))
     canvas = ImageDraw.Draw(mask)
     for number, outline in enumerate(SHAPES[thing.shape]):
-        places = (_turned(outline, thing) * thing.size + thing.centre) * (side * _OVERSAMPLING)
-        canvas.polygon(places.ravel().tolist(), fill=0 if number % 2 else 255)
-    return np.asarray(mask.reduce(_OVERSAMPLING), dtype=np.float32) / 255
+        places = (_turned(outline, thing) * thing.size + thing.centre) * side - (left, top)
+        canvas.polygon((places * _OVERSAMPLING).ravel().tolist(), fill=0 if number % 2 else 255)
+    alpha = np.asarray(mask.reduce(_OVERSAMPLING), dtype=np.float32) / 255
+    return slice(top, bottom), slice(left, right), alpha
 
 
 def _turned(outline: np.ndarray, thing: Thing) -> np.ndarray:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from ..errors import DataError
-from . import canvases, control_target, folders, jsonl, relation252k
+from . import canvases, control_target, folders, jsonl, procedural, relation252k
 from .found import BadItem, Candidate, Found
 
 Reader = Callable[[Path], Iterator[Found]]
@@ -14,6 +14,7 @@ Reader = Callable[[Path], Iterator[Found]]
 # Name -> module with a docstring, recognises(source) and read(source). Order is the order of recognition.
 FORMATS = {
     "jsonl": jsonl,
+    "procedural": procedural,
     "relation252k": relation252k,
     "control_target": control_target,
     "folders": folders,

@@ -1,4 +1,4 @@
-"""The catalogue of edits: over a hundred ways to change an image, in ten families."""
+"""The catalogue of edits: well over a hundred ways to change an image, in ten families."""
 
 from . import content, filters, geometry, overlays, stylise, tone
 from .edit import Choice, Edit, Parameters, Span, compose
@@ -12,4 +12,22 @@ FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(edit.family for edit in EDITS.va
 HELD_OUT_EDITS: tuple[str, ...] = tuple(name for module in _MODULES for name in module.HELD_OUT)
 TRAINING_EDITS: tuple[str, ...] = tuple(name for name in EDITS if name not in HELD_OUT_EDITS)
 
-__all__ = ["Choice", "EDITS", "Edit", "FAMILIES", "HELD_OUT_EDITS", "Parameters", "Span", "TRAINING_EDITS", "compose"]
+_COMPOSED = (
+    ("invert", "border_white"), ("sepia", "vignette"), ("grey", "border_colour"), ("tint_blue", "scanlines"),
+    ("mirror", "tint_red"), ("flip", "grey"), ("gaussian_blur", "insert_red_disc"), ("mosaic", "grey"),
+    ("posterise", "circle_black"), ("duotone_navy_cream", "letterbox"), ("insert_yellow_star", "invert"),
+    ("insert_blue_square", "border_black"), ("half_turn", "invert"), ("darken", "insert_white_ring"),
+    ("edges_on_black", "tint_green"), ("threshold", "stripes_vertical"), ("zoom_out", "sepia"),
+    ("motion_blur_horizontal", "shade_top"), ("halftone", "badge_top_left"), ("swap_red_blue", "mirror"),
+    ("red_to_blue", "border_white"), ("remove_discs", "grey"), ("background_blue", "scanlines"),
+    ("move_right", "invert"),
+)  # fmt: skip
+# Two trained edits, one after the other; never trained on together.
+COMPOSITIONS: dict[str, Edit] = {
+    edit.name: edit for edit in (compose(EDITS[first], EDITS[second]) for first, second in _COMPOSED)
+}
+
+__all__ = [
+    "COMPOSITIONS", "Choice", "EDITS", "Edit", "FAMILIES", "HELD_OUT_EDITS", "Parameters", "Span", "TRAINING_EDITS",
+    "compose",
+]  # fmt: skip

@@ -13,7 +13,7 @@ INSERTION, REMOVAL, RECOLOURING = "insertion", "removal", "recolouring"
 ARRANGEMENT, BACKGROUND = "arrangement", "background"
 
 Which = Callable[[Thing], bool]
-_BIG = (0.18, 0.27)
+_BIG = (0.2, 0.3)
 
 
 def _insert(shape: str, colour: str):

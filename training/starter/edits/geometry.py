@@ -43,20 +43,15 @@ def _shear_down(image: Image, p: Parameters) -> Image:
     return warp(image, *np.broadcast_arrays(x, y + p["slope"] * x), repeat_edge=False)
 
 
-def _shift(right: float, down: float):
-    return lambda image, p: shifted(image, right * p["distance"], down * p["distance"])
-
-
-def _wave(image: Image, p: Parameters) -> Image:
-    x, y = places(image)
-    return warp(image, *np.broadcast_arrays(x + p["height"] * np.sin(4 * np.pi * y), y))
+def _shift_right(image: Image, p: Parameters) -> Image:
+    return shifted(image, p["distance"], 0.0)
 
 
 def _mirror_left_half(image: Image, p: Parameters) -> Image:
     return np.where((places(image)[0] > 0)[..., None], image[:, ::-1], image)
 
 
-_SLOPE, _DISTANCE = Span(0.5, 1.0), Span(0.25, 0.45)
+_SLOPE = Span(0.5, 1.0)
 
 EDITS: list[Edit] = [
     image_edit("mirror", FAMILY, _mirror),
@@ -68,9 +63,7 @@ EDITS: list[Edit] = [
     image_edit("zoom_out", FAMILY, _zoom_out, factor=Span(1.6, 2.4), hue=Span(0.0, 0.9)),
     image_edit("shear_sideways", FAMILY, _shear_sideways, slope=_SLOPE),
     image_edit("shear_down", FAMILY, _shear_down, slope=_SLOPE),
-    image_edit("shift_right", FAMILY, _shift(1, 0), distance=_DISTANCE),
-    image_edit("shift_down", FAMILY, _shift(0, 1), distance=_DISTANCE),
-    image_edit("wave", FAMILY, _wave, height=Span(0.1, 0.18)),
+    image_edit("shift_right", FAMILY, _shift_right, distance=Span(0.25, 0.45)),
     image_edit("mirror_left_half", FAMILY, _mirror_left_half),
 ]
 HELD_OUT = ("three_quarter_turn", "shear_down")

@@ -4,7 +4,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..scenes import Thing, coverage
 from .edit import Choice, Edit, Image, Parameters, Span, image_edit
 from .pixels import blend, of_hue, places, step
 
@@ -37,11 +36,6 @@ def _circle(image: Image, p: Parameters) -> np.ndarray:
 def _vignette(image: Image, p: Parameters) -> np.ndarray:
     x, y = places(image)
     return np.clip((x * x + y * y) * np.float32(p["strength"]), 0, 1)
-
-
-def _rounded(image: Image, p: Parameters) -> np.ndarray:
-    x, y = (np.maximum(abs(c) - (0.5 - p["radius"]), 0) for c in places(image))
-    return step(np.sqrt(x * x + y * y) - p["radius"], len(image))
 
 
 def _stripes(right: float, down: float) -> Mask:
@@ -92,8 +86,9 @@ def _bars(right: float, down: float) -> Mask:
 
 def _badge(right: float, down: float) -> Mask:
     def mask(image: Image, p: Parameters) -> np.ndarray:
+        x, y = places(image)
         place = 0.5 - p["size"] * 0.9
-        return coverage(Thing("disc", "red", (0.5 + right * place, 0.5 + down * place), p["size"]), len(image))
+        return step(p["size"] - np.sqrt((x - right * place) ** 2 + (y - down * place) ** 2), len(image))
 
     return mask
 
@@ -110,10 +105,10 @@ EDITS: list[Edit] = [
     image_edit("border_colour", FAMILY, _over(_border), width=_WIDTH, hue=_HUE),
     image_edit("border_white", FAMILY, _over(_border, WHITE), width=_WIDTH),
     image_edit("border_black", FAMILY, _over(_border, BLACK), width=_WIDTH),
+    image_edit("circle_colour", FAMILY, _over(_circle), radius=Span(0.28, 0.45), hue=_HUE),
     image_edit("circle_white", FAMILY, _over(_circle, WHITE), radius=Span(0.28, 0.45)),
     image_edit("circle_black", FAMILY, _over(_circle, BLACK), radius=Span(0.28, 0.45)),
     image_edit("vignette", FAMILY, _over(_vignette, BLACK), strength=Span(3.0, 6.0)),
-    image_edit("rounded_corners", FAMILY, _over(_rounded), radius=Span(0.45, 0.5), hue=_HUE),
     image_edit("stripes_horizontal", FAMILY, _over(_stripes(0, 1)), count=_COUNT, hue=_HUE),
     image_edit("stripes_vertical", FAMILY, _over(_stripes(1, 0)), count=_COUNT, hue=_HUE),
     image_edit("stripes_diagonal", FAMILY, _over(_stripes(0.7, 0.7)), count=_COUNT, hue=_HUE),

@@ -108,7 +108,7 @@ def _map(*colours: tuple[float, float, float]):
 
 def _night_vision(image: Image, p: Parameters) -> Image:
     """Green on black, with the lines of a tube."""
-    lines = 0.7 + 0.3 * np.cos(np.float32(2 * np.pi * 16) * places(image)[1])
+    lines = 0.7 + 0.3 * np.cos(np.float32(2 * np.pi * 10) * places(image)[1])
     return (luma(image) * np.float32(p["gain"]) * lines)[..., None] * of_hue(0.34, 0.8, 1.0)
 
 
@@ -152,8 +152,8 @@ EDITS: list[Edit] = [
     image_edit("solarise", FAMILY, _solarise, threshold=Span(0.25, 0.5)),
     image_edit("halftone", FAMILY, _halftone, cells=_CELLS),
     image_edit("halftone_colour", FAMILY, _halftone_colour, cells=_CELLS),
-    image_edit("dither", FAMILY, _dither, cells=Choice((32,), held=(24,))),
-    image_edit("dither_colour", FAMILY, _dither_colour, cells=Choice((32,), held=(24,))),
+    image_edit("dither", FAMILY, _dither, cells=Choice((14, 16, 20), held=(18,))),
+    image_edit("dither_colour", FAMILY, _dither_colour, cells=Choice((14, 16, 20), held=(18,))),
     image_edit("hatch_rising", FAMILY, _hatch((0.7, 0.7)), count=_CELLS),
     image_edit("hatch_falling", FAMILY, _hatch((0.7, -0.7)), count=_CELLS),
     image_edit("engraving", FAMILY, _hatch((0, 1)), count=_CELLS),

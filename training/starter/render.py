@@ -1,0 +1,113 @@
+"""``python -m training.starter.render RECIPE.yaml``: draw the pairs of a recipe into files.
+
+``<edit>/<draw>/before/000.png`` and ``after/000.png`` below the recipe's folder of images, or below ``--out``. What is
+there already is kept, so an interrupted run goes on. With ``--sheet`` one picture shows a few pairs of every edit.
+"""
+
+import argparse
+import sys
+from collections.abc import Iterator
+from dataclasses import asdict
+from itertools import groupby
+from pathlib import Path
+
+import numpy as np
+import yaml
+from PIL import Image, ImageDraw
+from tqdm.auto import tqdm
+
+from lorweb_core.atomic import replacing
+
+from .recipe import Recipe, Task, tasks
+
+SIDES = ("before", "after")
+NOTE = "recipe.yaml"  # what the images of a folder were drawn from
+_FREE = ("images", "edits", "draws_per_edit", "pairs_per_draw")  # what may change without changing any image
+
+_COLUMNS, _EXAMPLES, _LABEL, _GAP = 4, 4, 14, 10
+
+
+def render(recipe: Recipe, folder: Path) -> Iterator[tuple[Task, Path, Path]]:
+    """Draw what is missing of a recipe; yields every pair with its files as soon as they are there.
+
+    Raises:
+        ValueError: when the folder holds the images of another recipe.
+    """
+    _take(recipe, folder)
+    everything = [(task, number) for task in tasks(recipe) for number in range(recipe.pairs_per_draw)]
+    for task, number in tqdm(everything, unit="pair", desc="drawing pairs"):
+        paths = tuple(folder / task.name / side / f"{number:03d}.png" for side in SIDES)
+        if not all(path.exists() for path in paths):
+            for path, image in zip(paths, task.pair(number)):
+                _write(path, image)
+        yield task, *paths
+
+
+def _take(recipe: Recipe, folder: Path) -> None:
+    """Note the recipe in its folder, or check that it is the one that was noted."""
+    note, facts = folder / NOTE, {name: value for name, value in asdict(recipe).items() if name not in _FREE}
+    if not note.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        with replacing(note) as path:
+            path.write_text(yaml.safe_dump(facts), encoding="utf-8")
+        return
+    found = yaml.safe_load(note.read_text(encoding="utf-8"))
+    if found != facts:
+        raise ValueError(f"{folder} holds images of {found}, not of {facts}; name another folder, or delete it")
+
+
+def _write(path: Path, image: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        _picture(image).save(temporary, format="PNG")
+
+
+def _picture(image: np.ndarray) -> Image.Image:
+    return Image.fromarray((image * 255 + 0.5).astype(np.uint8))
+
+
+def sheet(recipe: Recipe) -> Image.Image:
+    """A contact sheet: for every edit its name and a few pairs, before | after, each with other parameters."""
+    edits = [list(group) for _, group in groupby(tasks(recipe), key=lambda task: task.edit.name)]
+    blocks = [_block(drawn) for drawn in tqdm(edits, unit="edit", desc="drawing examples")]
+    width, height = blocks[0].width + _GAP, blocks[0].height + _GAP
+    page = Image.new("RGB", (_COLUMNS * width, -(-len(blocks) // _COLUMNS) * height), "white")
+    for number, block in enumerate(blocks):
+        page.paste(block, (number % _COLUMNS * width, number // _COLUMNS * height))
+    return page
+
+
+def _block(drawn: list[Task]) -> Image.Image:
+    """The examples of one edit in a row, below its name."""
+    side = drawn[0].recipe.side
+    block = Image.new("RGB", (_EXAMPLES * (2 * side + 4), side + _LABEL), "white")
+    ImageDraw.Draw(block).text((0, 0), f"{drawn[0].edit.name} ({drawn[0].edit.family})", fill="black")
+    for number in range(_EXAMPLES):
+        pair = np.concatenate(drawn[number % len(drawn)].pair(number), axis=1)
+        block.paste(_picture(pair), (number * (2 * side + 4), _LABEL))
+    return block
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Command line entry."""
+    parser = argparse.ArgumentParser(prog="python -m training.starter.render", description=__doc__.splitlines()[0])
+    parser.add_argument("recipe", type=Path, help="a .yaml file, such as training/starter/recipes/training.yaml")
+    parser.add_argument("--out", type=Path, help="folder for the images, instead of the recipe's")
+    parser.add_argument("--sheet", type=Path, help="draw this one picture of examples, and no files")
+    options = parser.parse_args(arguments)
+    try:
+        recipe = Recipe.load(options.recipe)
+        if options.sheet:
+            options.sheet.parent.mkdir(parents=True, exist_ok=True)
+            sheet(recipe).save(options.sheet)
+        else:
+            for _ in render(recipe, options.out or Path(recipe.images)):
+                pass
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
