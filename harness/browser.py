@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -155,13 +156,24 @@ class ComfyPage:
             timeout: seconds for the run.
 
         Raises:
-            playwright.sync_api.TimeoutError: when the run takes longer, or a node shows nothing because it failed.
+            TimeoutError: when the run takes longer.
+            playwright.sync_api.TimeoutError: when a node shows nothing, because it failed.
         """
         self.page.evaluate(_QUEUE, list(nodes))
-        # The page hears of its own queue late; the server knows at once.
-        self.page.wait_for_function(_QUEUE_EMPTY, timeout=1000 * timeout, polling=_SETTLE_MS)
+        self._wait_for_queue(timeout)
         self.page.wait_for_function(_SHOWN, arg=list(nodes), timeout=_SHOW_MS)
         self.settle()
+
+    def _wait_for_queue(self, timeout: float) -> None:
+        """Until the server has nothing more to do; the page hears of its own queue late.
+
+        Polled from here: ``wait_for_function`` takes the promise of an asynchronous function for a yes.
+        """
+        deadline = time.monotonic() + timeout
+        while not self.page.evaluate(_QUEUE_EMPTY):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"the server was not done after {timeout:g} s")
+            self.settle()
 
     def _keep_local(self, route: Route) -> None:
         """No request leaves the machine: other hosts seem to have nothing to say."""

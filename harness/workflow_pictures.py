@@ -37,8 +37,17 @@ _ONLY_NAMED = (
     "text_encoders/t5xxl_fp8_e4m3fn_scaled.safetensors",
     "vae/ae.safetensors",
 )
-# Output nodes that need the bank and the encoder only.
-_RUN = ("LoRWeBPlotCoefficients", "LoRWeBSaveLoRA", "PreviewAny", "PreviewImage")
+# Loaders of those files; what comes after them cannot run.
+_IDLE_LOADERS = {"UNETLoader", "DualCLIPLoader", "VAELoader"}
+_OUTPUT_NODES = {
+    "LoRWeBAdjustCoefficients",
+    "LoRWeBBlendCoefficients",
+    "LoRWeBEncodeAnalogy",
+    "LoRWeBPlotCoefficients",
+    "LoRWeBSaveLoRA",
+    "PreviewAny",
+    "PreviewImage",
+}
 _MARGIN, _EDGE = 240, 10  # the page's own bars lie over the edges of the graph
 _CHOOSE_IMAGES = """files => {
     for (const node of app.graph.nodes.filter(node => node.type === "LoadImage")) {
@@ -109,9 +118,19 @@ def take_picture(page: ComfyPage, workflow: Workflow, images: dict[str, str]) ->
     width, height = round(right - left), round(bottom - top)
     page.page.set_viewport_size({"width": width + 2 * _MARGIN, "height": height + 2 * _MARGIN})
     page.page.evaluate(_FRAME, [left, top, _MARGIN])
-    page.run([node["id"] for node in workflow["nodes"] if node["type"] in _RUN and node["mode"] == _ALWAYS])
+    page.run(runnable_outputs(workflow))
     clip = {"x": _MARGIN - _EDGE, "y": _MARGIN - _EDGE, "width": width + 2 * _EDGE, "height": height + 2 * _EDGE}
     return to_jpeg(page.page.screenshot(clip=clip))
+
+
+def runnable_outputs(workflow: Workflow) -> list[int]:
+    """Ids of the active output nodes that need no diffusion model."""
+    types = {node["id"]: node["type"] for node in workflow["nodes"]}
+    idle = {node for node, kind in types.items() if kind in _IDLE_LOADERS}
+    while more := {target for _, origin, _, target, *_ in workflow["links"] if origin in idle} - idle:
+        idle |= more
+    active = [node["id"] for node in workflow["nodes"] if node["mode"] == _ALWAYS]
+    return [node for node in active if types[node] in _OUTPUT_NODES and node not in idle]
 
 
 def to_jpeg(screenshot: bytes) -> bytes:
