@@ -4,29 +4,51 @@ import logging
 
 import torch
 from diffusers import BitsAndBytesConfig, FluxTransformer2DModel, TorchAoConfig
+from diffusers.quantizers.auto import DiffusersAutoQuantizer
 
 from .config import BaseConfig
 from .encoders import locate
+from .packages import require
 
 logger = logging.getLogger(__name__)
+
+_PACKAGES = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "torchao-int8": "torchao"}
+
+
+def check_quantisation(config: BaseConfig) -> None:
+    """Ask diffusers whether it can quantise on this machine, before anything long starts.
+
+    Raises:
+        ValueError: when the library or the device that it takes is missing.
+    """
+    if config.quantise == "none":
+        return
+    require(_PACKAGES[config.quantise], f"base.quantise={config.quantise}")
+    try:
+        DiffusersAutoQuantizer.from_config(_quantisation(config)).validate_environment()
+    except (ImportError, RuntimeError) as error:
+        raise ValueError(
+            f"base.quantise is {config.quantise!r}, which diffusers cannot do here: {error} Without a GPU there are"
+            " none and torchao-int8"
+        ) from error
 
 
 def load_transformer(config: BaseConfig, device: torch.device) -> FluxTransformer2DModel:
     """The FLUX transformer of a diffusers folder or hub id, frozen, on the device, quantised if asked for.
 
     Raises:
-        ValueError: when the quantisation library is not installed, or the folder holds no FLUX transformer.
+        ValueError: when it cannot be quantised here, or the folder holds no FLUX transformer.
     """
-    dtype = getattr(torch, config.dtype)
+    check_quantisation(config)
+    by_bitsandbytes = _PACKAGES.get(config.quantise) == "bitsandbytes"  # which quantises layer by layer on the device
     try:
         model = FluxTransformer2DModel.from_pretrained(
             **locate(config.path, "base.path"),
             subfolder="transformer",
-            dtype=dtype,
-            quantization_config=_quantisation(config.quantise, dtype),
+            dtype=getattr(torch, config.dtype),
+            quantization_config=_quantisation(config),
+            device_map={"": device} if by_bitsandbytes else None,
         )
-    except ImportError as error:
-        raise ValueError(f"base.quantise is {config.quantise!r}, but its library is missing: {error}") from error
     except OSError as error:
         raise ValueError(
             f"base.path: {config.path} holds no transformer of a diffusers FLUX pipeline ({error})"
@@ -34,15 +56,16 @@ def load_transformer(config: BaseConfig, device: torch.device) -> FluxTransforme
     model.requires_grad_(False)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    return model if config.quantise in ("nf4", "int8") else model.to(device)
+    return model if by_bitsandbytes else model.to(device)
 
 
-def _quantisation(name: str, dtype: torch.dtype) -> BitsAndBytesConfig | TorchAoConfig | None:
-    if name == "nf4":
-        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
-    if name == "int8":
+def _quantisation(config: BaseConfig) -> BitsAndBytesConfig | TorchAoConfig | None:
+    if config.quantise == "nf4":
+        compute = getattr(torch, config.dtype)
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
+    if config.quantise == "int8":
         return BitsAndBytesConfig(load_in_8bit=True)
-    if name == "torchao-int8":
+    if config.quantise == "torchao-int8":
         from torchao.quantization import Int8WeightOnlyConfig
 
         return TorchAoConfig(Int8WeightOnlyConfig())

@@ -92,9 +92,9 @@ class Checkpoints:
 def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
     folder.mkdir()
     for name, group in tensors.items():
-        save_file(
-            {key: value.detach().cpu().contiguous() for key, value in group.items()}, folder / f"{name}.safetensors"
-        )
+        # Copies, because safetensors refuses tensors that share memory, as the tables of 8-bit optimisers do.
+        copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in group.items()}
+        save_file(copies, folder / f"{name}.safetensors")
     (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
     for path in (*folder.iterdir(), folder):
         _sync(path)

@@ -3,8 +3,9 @@
 import logging
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -85,8 +86,6 @@ class Trainer:
     def _make_ema(self) -> EMAModel | None:
         if not self.config.optimizer.ema:
             return None
-        if any(isinstance(p, DTensor) for p in self.trained.values()):
-            raise ValueError("optimizer.ema does not work with FSDP's sharded parameters; set it to 0")
         return EMAModel(self.trained.values(), decay=self.config.optimizer.ema)
 
     def train(self, batches: Iterator[Batch], validate=None) -> None:
@@ -194,7 +193,7 @@ class Trainer:
         tensors: dict[str, Tensor] = {}
         scalars: dict[str, dict] = {}
         for index, name in enumerate(self._names_by_index()):
-            for key, value in state["state"].get(index, {}).items():
+            for key, value in _entries(state["state"].get(index, {})):
                 if isinstance(value, Tensor):
                     tensors[f"{name}/{key}"] = gather(value)
                 else:
@@ -234,6 +233,15 @@ class Trainer:
         adapter = {name: value.clone() for name, value in self.tuner.adapter_state_dict().items()}
         self.ema.restore(self.trained.values())
         return adapter
+
+
+def _entries(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Optimiser entries of one parameter; bitsandbytes wraps its own in one more dictionary, but loads them bare."""
+    for key, value in values.items():
+        if isinstance(value, dict):
+            yield from value.items()
+        else:
+            yield key, value
 
 
 def _shard_like(value: Tensor, parameter: Tensor) -> Tensor:

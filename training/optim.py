@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from .config import OptimizerConfig
+from .packages import require
 
 _CLASSES = {
     "adamw": ("torch.optim", "AdamW"),
@@ -17,20 +18,31 @@ _CLASSES = {
 }
 
 
-def make_optimizer(config: OptimizerConfig, named: Mapping[str, nn.Parameter]) -> Optimizer:
-    """The named optimiser, with the mixer's keys and projections as a second group.
+def check_optimizer(config: OptimizerConfig, sharded: bool) -> None:
+    """Refuse an optimiser that cannot work, before anything long starts.
+
+    Args:
+        sharded: whether FSDP shards the parameters.
 
     Raises:
-        ValueError: when its package is not installed.
+        ValueError: when its package is missing, or the settings do not go together.
     """
-    module, name = _CLASSES[config.name]
-    try:
-        optimizer = getattr(importlib.import_module(module), name)
-    except ImportError as error:
-        package = module.split(".")[0]
+    require(_CLASSES[config.name][0].split(".")[0], f"optimizer.name={config.name}")
+    if config.name == "prodigy" and config.mixer_lr not in (None, config.lr):
         raise ValueError(
-            f"optimizer.name is {config.name!r}, which needs {package}: pip install {package} ({error})"
-        ) from error
+            f"prodigy finds one learning rate for everything, but optimizer.mixer_lr is {config.mixer_lr} and"
+            f" optimizer.lr {config.lr}; set optimizer.mixer_lr=null"
+        )
+    if sharded and config.name == "adamw8bit":
+        raise ValueError("bitsandbytes' 8-bit Adam cannot step FSDP's sharded parameters; set optimizer.name=adamw")
+    if sharded and config.ema:
+        raise ValueError("optimizer.ema does not work with FSDP's sharded parameters; set it to 0")
+
+
+def make_optimizer(config: OptimizerConfig, named: Mapping[str, nn.Parameter]) -> Optimizer:
+    """The named optimiser, with the mixer's keys and projections as a second group."""
+    module, name = _CLASSES[config.name]
+    optimizer = getattr(importlib.import_module(module), name)
     mixer = [p for name, p in named.items() if name.startswith("mixer.")]
     factors = [p for name, p in named.items() if not name.startswith("mixer.")]
     mixer_lr = config.lr if config.mixer_lr is None else config.mixer_lr

@@ -1,7 +1,6 @@
 """What is written while training: numbers to CSV, TensorBoard or wandb, images as labelled grids."""
 
 import csv
-import importlib.util
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,9 +10,11 @@ from accelerate.tracking import GeneralTracker
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from .packages import require
+
 logger = logging.getLogger(__name__)
 
-_PACKAGES = {"tensorboard": "tensorboard", "wandb": "wandb"}
+_PACKAGES = ("tensorboard", "wandb")  # trackers of accelerate's, named like what they need
 
 
 class CSVTracker(GeneralTracker):
@@ -78,9 +79,8 @@ def make_trackers(names: Sequence[str], run: Path, resumed_step: int) -> tuple[l
             trackers.append(CSVTracker(run / "metrics.csv", resumed_step))
         elif name not in _PACKAGES:
             raise ValueError(f"log.trackers holds {name!r}; expected csv, {', '.join(_PACKAGES)}")
-        elif importlib.util.find_spec(_PACKAGES[name]) is None:
-            raise ValueError(f"log.trackers holds {name!r}, which is not installed: pip install {_PACKAGES[name]}")
         else:
+            require(name, f"log.trackers={name}")
             trackers.append(name)
     return trackers, {"tensorboard": {"purge_step": resumed_step + 1}, "wandb": {"dir": str(run), "resume": "allow"}}
 

@@ -2,17 +2,19 @@
 
 import argparse
 import logging
+import os
 import sys
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
 
-from .base import load_transformer
+from .base import check_quantisation, load_transformer
 from .batches import Batches, Share
 from .checkpointing import Checkpoints
 from .config import Config, flat, load_config
 from .loop import BANK_NAME, Trainer, checkpoint_folder
+from .optim import check_optimizer
 from .setup import analogies, load_data, make_encoding, prepare_run, training_items, validation_sets
 from .tracking import make_trackers
 from .validation import Validator
@@ -46,16 +48,7 @@ def train(config: Config) -> Path:
     run = Path(config.run)
     resumed = _resumed_step(config)
     trackers, tracker_arguments = make_trackers(config.log.trackers, run, resumed)
-    accelerator = Accelerator(
-        mixed_precision=config.train.precision,
-        gradient_accumulation_steps=config.train.accumulate,
-        log_with=trackers,
-        project_dir=run,
-        cpu=not torch.accelerator.is_available(),
-    )
-    logger.info(
-        "%d process(es), %s, %s", accelerator.num_processes, accelerator.distributed_type.value, accelerator.device
-    )
+    accelerator = _make_accelerator(config, trackers)
     with accelerator.main_process_first():
         prepare_run(config, accelerator.is_main_process)
     manifest, splits = load_data(config)
@@ -77,6 +70,45 @@ def train(config: Config) -> Path:
     trainer.train(batches.from_step(trainer.step), validator)
     accelerator.end_training()
     return run / BANK_NAME
+
+
+def _make_accelerator(config: Config, trackers: list) -> Accelerator:
+    """The processes and the precision of the run.
+
+    Raises:
+        ValueError: for what cannot work on this machine or with this launcher, before anything long starts.
+    """
+    accelerator = Accelerator(
+        mixed_precision=config.train.precision,
+        gradient_accumulation_steps=config.train.accumulate,
+        log_with=trackers,
+        project_dir=config.run,
+        cpu=not torch.accelerator.is_available(),
+    )
+    logger.info(
+        "%d process(es), %s, %s", accelerator.num_processes, accelerator.distributed_type.value, accelerator.device
+    )
+    if config.train.precision == "fp16" and accelerator.device.type == "cpu":
+        raise ValueError("train.precision=fp16 needs a GPU; on a CPU there are no and bf16")
+    _check_sharding(config, accelerator)
+    check_quantisation(config.base)
+    check_optimizer(config.optimizer, accelerator.is_fsdp2)
+    return accelerator
+
+
+def _check_sharding(config: Config, accelerator: Accelerator) -> None:
+    if not accelerator.is_fsdp2:
+        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
+            raise ValueError(
+                "this launch asks for FSDP, which is version 2 on GPUs here, not"
+                f" {accelerator.num_processes} process(es) on {accelerator.device.type};"
+                " launch with training/configs/accelerate_ddp.yaml"
+            )
+        return
+    if config.base.quantise != "none":
+        raise ValueError(f"FSDP shards a base of full precision, not {config.base.quantise}; set base.quantise=none")
+    # Autocast rounds the products, as without FSDP, which would round mixing and gradients as well.
+    accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
 
 def _resumed_step(config: Config) -> int:

@@ -36,16 +36,16 @@ def overrides(parts):
 
 @pytest.fixture
 def run_training(overrides):
-    """Train in this process: run folder and settings -> run folder."""
+    """Train in this process: run folder and settings, by default of tiny.yaml -> run folder."""
     from accelerate.state import AcceleratorState, GradientState
 
     from training.config import load_config
     from training.train import train
 
-    def run(folder, *settings):
+    def run(folder, *settings, config=TINY):
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        train(load_config(TINY, [*overrides, f"run={folder}", *settings]))
+        train(load_config(config, [*overrides, f"run={folder}", *settings]))
         return folder
 
     yield run

@@ -1,5 +1,6 @@
 """Whole runs: loss, bank, resume after a kill, two processes, caches."""
 
+import importlib.util
 import os
 import signal
 import subprocess
@@ -70,11 +71,14 @@ def test_loss_falls_and_the_bank_is_read_by_the_core(run_training, tmp_path):
     "settings",
     [
         ["optimizer.schedule=cosine", "optimizer.ema=0.9", "train.accumulate=2"],
-        ["optimizer.name=prodigy", "optimizer.lr=1", "optimizer.mixer_lr=1"],
+        ["optimizer.name=prodigy", "optimizer.lr=1", "optimizer.mixer_lr=null"],
+        ["optimizer.name=adamw8bit"],
     ],
-    ids=["ema", "prodigy"],
+    ids=["ema", "prodigy", "adamw8bit"],
 )
 def test_an_interrupted_run_ends_like_an_uninterrupted_one(run_training, tmp_path, settings):
+    if "optimizer.name=adamw8bit" in settings:
+        pytest.importorskip("bitsandbytes")
     settings = [*settings, "objective.entropy=0.01", "objective.balance=0.01", "checkpoint.every=2"]
     whole = run_training(tmp_path / "whole", "train.steps=4", *settings)
     cut = tmp_path / "cut"
@@ -157,10 +161,9 @@ def test_divergence_stops_the_run(run_training, tmp_path):
     [
         ("base.path=/nowhere/base", "base.path: there is no folder /nowhere/base"),
         ("bank.encoder=./encoder", "bank.encoder: there is no folder"),
-        ("optimizer.name=adamw8bit", "needs bitsandbytes: pip install bitsandbytes"),
-        ("base.quantise=torchao-int8", "its library is missing"),
+        ("optimizer.name=prodigy", "set optimizer.mixer_lr=null"),
         ("optimizer.schedule=steep", "optimizer.schedule is 'steep'; expected one of linear, cosine"),
-        ("log.trackers=[csv,wandb]", "'wandb', which is not installed"),
+        ("log.trackers=[csv,neptune]", "log.trackers holds 'neptune'; expected csv, tensorboard, wandb"),
         ("data.canvas=40", "a multiple of 32"),
         ("bank.heads=3", "does not divide the key width"),
     ],
@@ -169,3 +172,27 @@ def test_unusable_settings_are_named(run_training, tmp_path, setting, message):
     with pytest.raises(ValueError) as error:
         run_training(tmp_path / "run", setting)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "package"),
+    [
+        ("optimizer.name=adamw8bit", "bitsandbytes"),
+        ("optimizer.name=prodigy", "prodigyopt"),
+        ("base.quantise=nf4", "bitsandbytes"),
+        ("base.quantise=torchao-int8", "torchao"),
+        ("log.trackers=[csv,wandb]", "wandb"),
+    ],
+)
+def test_a_missing_package_is_named_before_anything_long(run_training, tmp_path, monkeypatch, setting, package):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == package else find(name, *rest))
+    with pytest.raises(ValueError, match=f"needs {package}, which is not installed: pip install {package}"):
+        run_training(tmp_path / "run", setting)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="tells what happens without a GPU")
+def test_half_precision_without_a_gpu_is_refused(run_training, tmp_path):
+    with pytest.raises(ValueError, match=r"train\.precision=fp16 needs a GPU"):
+        run_training(tmp_path / "run", "train.precision=fp16")
