@@ -17,9 +17,10 @@ def _blur(image: Image, p: Parameters) -> Image:
 def _smear(right: float, down: float):
     def apply(image: Image, p: Parameters) -> Image:
         """The mean of copies along a line."""
-        count = max(3, round(p["length"] * 48))
-        offsets = np.linspace(-p["length"] / 2, p["length"] / 2, count)
-        return sum(shifted(image, right * o, down * o) for o in offsets) / np.float32(count)
+        side, reach = len(image), int(p["length"] * len(image) / 2)
+        padded = np.pad(image, ((reach, reach), (reach, reach), (0, 0)), mode="edge")
+        places = [(reach + round(down * o), reach + round(right * o)) for o in range(-reach, reach + 1)]
+        return sum(padded[y : y + side, x : x + side] for y, x in places) / np.float32(len(places))
 
     return apply
 
