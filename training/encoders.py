@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, AutoencoderTiny, FluxKontextPipeline
+from diffusers.models.unets.unet_2d_blocks import AutoencoderTinyBlock
 from diffusers.pipelines.flux.pipeline_flux_kontext import retrieve_latents
 from safetensors import safe_open
 from torch import Tensor
@@ -120,6 +121,15 @@ def prompt_encoder(base: str, device: torch.device | str, dtype: torch.dtype, ma
     return EmbeddedPrompts(embedded) if embedded.is_file() else PromptEncoder(base, device, dtype, max_tokens)
 
 
+def _skip_identities(vae: AutoencoderTiny) -> AutoencoderTiny:
+    """The same function without the work of blocks that were never trained: their last weights are zero."""
+    for half in (vae.encoder, vae.decoder):
+        for number, layer in enumerate(half.layers):
+            if isinstance(layer, AutoencoderTinyBlock) and not any(p.any() for p in layer.conv[-1].parameters()):
+                half.layers[number] = layer.fuse
+    return vae
+
+
 class LatentCoder:
     """The autoencoder: canvases [B, H, W, 3] in 0..1 to normalised latents [B, 16, H/8, W/8] and back."""
 
@@ -127,7 +137,7 @@ class LatentCoder:
         where = {**locate(base, "base.path"), "subfolder": "vae"}
         tiny = AutoencoderTiny.load_config(**where)["_class_name"] == "AutoencoderTiny"
         vae = (AutoencoderTiny if tiny else AutoencoderKL).from_pretrained(**where, dtype=dtype)
-        self.vae = vae.to(device).eval().requires_grad_(False)
+        self.vae = (_skip_identities(vae) if tiny else vae).to(device).eval().requires_grad_(False)
 
     def encode_pair(self, columns: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """(reference, target) latents of collated analogies."""

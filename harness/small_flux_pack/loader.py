@@ -2,16 +2,25 @@
 
 from __future__ import annotations
 
-import comfy.model_detection
-import comfy.model_management
+import importlib.util
+from pathlib import Path
+
 import comfy.model_patcher
-import comfy.sd
 import comfy.utils
 import folder_paths
 import torch
 from comfy_api.latest import io
 
 _DTYPES = {"default": None, "fp8_e4m3fn": torch.float8_e4m3fn}
+
+
+def _narrow_flux():
+    """``nodes/narrow_flux.py``, by its path: this pack does not know under which name ComfyUI imported that one."""
+    path = Path(__file__).resolve().parents[2] / "nodes" / "narrow_flux.py"
+    spec = importlib.util.spec_from_file_location("lorweb_narrow_flux", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 class LoadSmallFlux(io.ComfyNode):
@@ -35,38 +44,5 @@ class LoadSmallFlux(io.ComfyNode):
 
 
 def load_small_flux(path: str, dtype: torch.dtype | None = None) -> comfy.model_patcher.ModelPatcher:
-    """Load a FLUX of any width whose heads are as wide as its positional embedding.
-
-    Args:
-        path: a checkpoint in FLUX's original names.
-        dtype: of the weights; ComfyUI's own choice when None.
-
-    Raises:
-        ValueError: when it is not a FLUX.
-    """
-    weights = comfy.utils.load_torch_file(str(path))
-    config = comfy.model_detection.model_config_from_unet(weights, "")
-    if config is None or config.unet_config.get("image_model") != "flux":
-        raise ValueError(f"{path}: not a FLUX checkpoint")
-    heads = config.unet_config["hidden_size"] // sum(config.unet_config["axes_dim"])
-    if config.unet_config["num_heads"] == heads:
-        return comfy.sd.load_diffusion_model(str(path), {} if dtype is None else {"dtype": dtype})
-    config.unet_config["num_heads"] = heads
-    return _load(config, weights, dtype)
-
-
-def _load(config, weights: dict[str, torch.Tensor], dtype: torch.dtype | None):
-    """What ``comfy.sd.load_diffusion_model_state_dict`` does once it has a configuration."""
-    device = comfy.model_management.get_torch_device()
-    offload_device = comfy.model_management.unet_offload_device()
-    supported = list(config.supported_inference_dtypes)
-    if dtype is None:
-        dtype = comfy.model_management.unet_dtype(
-            model_params=comfy.utils.calculate_parameters(weights),
-            supported_dtypes=supported,
-            weight_dtype=comfy.utils.weight_dtype(weights),
-        )
-    config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, supported))
-    model = config.get_model(weights, "").to(offload_device)
-    model.load_model_weights(weights, "")
-    return comfy.model_patcher.ModelPatcher(model, load_device=device, offload_device=offload_device)
+    """Load a checkpoint of a narrow FLUX; see the pack's ``nodes/narrow_flux.py``."""
+    return _narrow_flux().load_narrow_flux(comfy.utils.load_torch_file(str(path)), str(path), dtype)

@@ -8,6 +8,7 @@ that it can learn there. A bank has something to say to such a base, and nothing
 
 import json
 import logging
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -91,7 +92,7 @@ class Base(nn.Module):
     def save(self, folder: Path) -> None:
         """Write the transformer, its scheduler, and the instructions as embedded prompts."""
         self.transformer.save_pretrained(folder / "transformer")
-        FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True).save_pretrained(folder / "scheduler")
+        FlowMatchEulerDiscreteScheduler(shift=1.0).save_pretrained(folder / "scheduler")
         pooled = self.instructions.weight.detach()
         prompts = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled.contiguous()}
         save_file(prompts, folder / "prompts.safetensors", {"prompts": json.dumps(list(self.numbers))})
@@ -204,7 +205,7 @@ def train_base(run: Path, manifest: Path, settings: BaseSettings) -> Base:
     families = {edit_of(task): EDITS[edit_of(task)].family for task in pool.tasks}
     base = fit_base(run / "base_training", pool, families, settings)
     base.save(run / "base")
-    coder.vae.save_pretrained(run / "base" / "vae")
+    shutil.copytree(vae, run / "base" / "vae", dirs_exist_ok=True)
     return base
 
 
