@@ -1,0 +1,126 @@
+"""The starter's parts, made end to end on a handful of pictures: data, autoencoder, image encoder, base, bank."""
+
+import pytest
+import torch
+from diffusers import AutoencoderTiny
+from safetensors.torch import load_file
+
+from lorweb_core import BasisBank
+from training import prepare
+from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
+from training.starter import __main__ as starter
+from training.starter.base import NOTHING, Curriculum
+from training.starter.encoder import contrast
+from training.tracking import read_metrics
+from training.train import main as train_bank
+
+RECIPE = """
+images: {images}
+edits: [invert, mirror]
+draws_per_edit: 1
+pairs_per_draw: 3
+"""
+LOOP = "loop.steps=2", "loop.batch=2", "loop.checkpoint=1", "loop.log=1"
+
+
+def run_part(part, run, manifest, *overrides):
+    loop = [f"{part}.{setting}" for setting in LOOP]
+    assert starter.main([part, f"run={run}", f"manifest={manifest}", *loop, *overrides]) == 0
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A run folder with every part after two steps, and the manifest."""
+    run = tmp_path_factory.mktemp("starter")
+    recipe, manifest = run / "recipe.yaml", run / "pairs.jsonl"
+    recipe.write_text(RECIPE.format(images=(run / "images").as_posix()))
+    assert prepare.main([str(recipe), "--out", str(manifest)]) == 0
+    for part in ("autoencoder", "encoder", "base"):
+        run_part(part, run, manifest)
+    return run, manifest
+
+
+def test_the_base_is_a_folder_that_bank_training_takes(made, tmp_path):
+    run, manifest = made
+    overrides = [
+        f"run={tmp_path}", f"base.path={run / 'base'}", f"bank.encoder={run / 'encoder' / 'encoder'}",
+        f"data.manifest={manifest}", f"data.cache={tmp_path / 'cache'}", "data.cache_latents=4", "train.steps=2",
+        "train.batch=2", "validation.every=2", "validation.steps=1", "validation.analogies=1", "log.trackers=[csv]",
+    ]  # fmt: skip
+    assert train_bank(["--config", "training/configs/starter.yaml", *overrides]) == 0
+    bank = BasisBank.load(tmp_path / "bank.safetensors")
+    assert len(bank.layers) == 2 * 14 + 4 * 6 and bank.config.query_dim == 128
+    assert list((tmp_path / "validation").glob("*.png"))
+
+
+def test_an_interrupted_part_ends_as_one_that_never_was(made, tmp_path):
+    _, manifest = made
+    run_part("encoder", tmp_path, manifest, "encoder.loop.steps=1", "encoder.optimizer.schedule=constant")
+    run_part("encoder", tmp_path, manifest, "encoder.optimizer.schedule=constant")
+    whole = tmp_path / "whole"
+    run_part("encoder", whole, manifest, "encoder.optimizer.schedule=constant")
+    resumed, uninterrupted = (
+        load_file(folder / "encoder" / "encoder" / "model.safetensors") for folder in (tmp_path, whole)
+    )
+    assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
+    assert [row["step"] for row in read_metrics(tmp_path / "encoder" / "metrics.csv")] == ["1", "2"]
+
+
+def test_blocks_that_were_never_trained_are_skipped_exactly(made):
+    run, _ = made
+    images = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    whole = AutoencoderTiny.from_pretrained(run / "base" / "vae")
+    with torch.no_grad():
+        expected = whole.encode(images.movedim(-1, 1) * 2 - 1).latents
+    coder = LatentCoder(str(run / "base"), "cpu", torch.float32)
+    blocks = [type(layer).__name__ for layer in coder.vae.encoder.layers].count("AutoencoderTinyBlock")
+    assert blocks < [type(layer).__name__ for layer in whole.encoder.layers].count("AutoencoderTinyBlock")
+    torch.testing.assert_close(coder.encode(images), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_the_encoder_reads_as_a_clip(made):
+    run, _ = made
+    encoder = VisionEncoder(str(run / "encoder" / "encoder"))
+    assert encoder.pooled(torch.rand(2, 64, 64, 3)).shape == (2, 128)
+
+
+def test_embedded_prompts(made):
+    run, _ = made
+    prompts = EmbeddedPrompts(run / "base" / "prompts.safetensors")
+    tokens, pooled = prompts([NOTHING, "invert", NOTHING])
+    assert tokens.shape == (3, 1, 64) and pooled.shape == (3, 128)
+    assert torch.equal(pooled[0], pooled[2]) and not torch.equal(pooled[0], pooled[1])
+    with pytest.raises(ValueError, match=r"prompts\.safetensors knows 5 prompts, and 'snow' is none"):
+        prompts(["snow"])
+
+
+def test_the_curriculum_tells_as_often_as_it_should():
+    tasks = {"invert/00": [0, 1, 2], "invert/01": [3, 4], "mirror/00": [5, 6, 7]}
+    task_of = {number: task for task, numbers in tasks.items() for number in numbers}
+    curriculum = Curriculum(tasks, {"invert": "tone", "mirror": "geometry"}, starter.BaseSettings())
+    lessons = [curriculum[i] for i in range(4000)]
+    told = [lesson for lesson in lessons if lesson.instruction != NOTHING]
+    assert all(task_of[lesson.example] == task_of[lesson.answer] and lesson.example != lesson.answer for lesson in told)
+    assert {lesson.instruction for lesson in told} == {"invert", "mirror", "tone", "geometry"}
+    assert len(told) / 4000 == pytest.approx(0.8, abs=0.03)
+    # Told nothing, the example says nothing about the answer either.
+    untold = [lesson for lesson in lessons if lesson.instruction == NOTHING]
+    same = sum(task_of[lesson.example].split("/")[0] == task_of[lesson.answer].split("/")[0] for lesson in untold)
+    assert same / len(untold) == pytest.approx(0.5, abs=0.06)
+
+
+def test_contrast_finds_the_same_edit():
+    edits = torch.eye(8)
+    result = contrast(edits + 0.01, edits - 0.01)
+    assert result["found"] == 1 and result["loss"] < contrast(edits, edits.roll(1, 0))["loss"]
+    assert contrast(edits, edits.roll(1, 0))["found"] == 0
+
+
+def test_the_base_wants_an_autoencoder(tmp_path, caplog):
+    assert starter.main(["base", f"run={tmp_path}", "manifest=none.jsonl"]) == 1
+    assert "there is no autoencoder; train it with `python -m training.starter autoencoder`" in caplog.text
+
+
+def test_a_misspelt_setting_is_named(caplog):
+    assert starter.main(["base", "base.loop.stepps=3"]) == 1
+    assert "stepps" in caplog.text
