@@ -24,6 +24,7 @@ SIDES = ("before", "after")
 NOTE = "recipe.yaml"  # what the images of a folder were drawn from
 _FREE = ("images", "edits", "draws_per_edit", "pairs_per_draw")  # what may change without changing any image
 
+_TOLERANCE = 1.0  # grey levels of 255 on average: other versions of the libraries round otherwise
 _COLUMNS, _EXAMPLES, _LABEL, _GAP = 4, 4, 14, 10
 
 
@@ -44,7 +45,7 @@ def render(recipe: Recipe, folder: Path) -> Iterator[tuple[Task, Path, Path]]:
 
 
 def _take(recipe: Recipe, folder: Path) -> None:
-    """Note the recipe in its folder, or check that it is the one that was noted."""
+    """Note the recipe in its folder, or check that the images there are its own."""
     note, facts = folder / NOTE, {name: value for name, value in asdict(recipe).items() if name not in _FREE}
     if not note.exists():
         folder.mkdir(parents=True, exist_ok=True)
@@ -54,6 +55,18 @@ def _take(recipe: Recipe, folder: Path) -> None:
     found = yaml.safe_load(note.read_text(encoding="utf-8"))
     if found != facts:
         raise ValueError(f"{folder} holds images of {found}, not of {facts}; name another folder, or delete it")
+    _refuse_stale(recipe, folder)
+
+
+def _refuse_stale(recipe: Recipe, folder: Path) -> None:
+    """Draw one image of every edit anew: an edit that changed since would make two edits of one task."""
+    first = {task.edit.name: task for task in reversed(tasks(recipe))}
+    for task in first.values():
+        path = folder / task.name / SIDES[1] / "000.png"
+        if path.exists():
+            drawn, stored = (np.asarray(image, dtype=float) for image in (_picture(task.pair(0)[1]), Image.open(path)))
+            if drawn.shape != stored.shape or abs(drawn - stored).mean() > _TOLERANCE:
+                raise ValueError(f"{path} was drawn by another version of {task.edit.name}; delete {folder}")
 
 
 def _write(path: Path, image: np.ndarray) -> None:

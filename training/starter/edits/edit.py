@@ -62,7 +62,7 @@ class Edit:
     Attributes:
         spans: what its parameters may be.
         pairs: draws a subject and edits it.
-        apply: the edit of a given image [H, W, 3]; None when it needs to know the scene.
+        apply: the edit of a given square image [side, side, 3]; None when it needs to know the scene.
     """
 
     name: str
@@ -103,6 +103,8 @@ def image_edit(name: str, family: str, apply: Apply, **spans: Span | Choice) -> 
     """An edit of any image."""
 
     def clipped(image: Image, parameters: Parameters) -> Image:
+        if image.shape != (len(image), len(image), 3):
+            raise ValueError(f"{name} edits square colour images, but this one is {list(image.shape)}; crop it first")
         return finished(apply(image, parameters))
 
     def pairs(rng: np.random.Generator, parameters: Parameters, side: int, names: Sequence[str]) -> tuple[Image, Image]:

@@ -1,0 +1,235 @@
+"""The catalogue of edits: what every one of them must be, and what some of them must do."""
+
+import numpy as np
+import pytest
+
+from training.starter import photographs, scenes
+from training.starter.edits import COMPOSITIONS, EDITS, FAMILIES, HELD_OUT_EDITS, TRAINING_EDITS, Choice, Span, compose
+from training.starter.scenes import PALETTE, Background, Scene, Thing
+
+SIDE, SUBJECTS = 64, 12
+EVERY = EDITS | COMPOSITIONS
+
+
+def draw(edit, number, side=SIDE, held=False, names=photographs.TRAINING):
+    rng = np.random.default_rng([5, number])
+    return edit.pair(rng, edit.parameters(rng, held), side, names)
+
+
+def psnr(first, second):
+    return -10 * np.log10(np.mean((first - second) ** 2) + 1e-9)
+
+
+@pytest.fixture(scope="module")
+def strengths():
+    """Edit -> PSNR in dB between before and after, for some subjects."""
+    return {name: [psnr(*draw(edit, i)) for i in range(SUBJECTS)] for name, edit in EVERY.items()}
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_pairs_are_images_and_functions_of_the_seed(name):
+    for number in range(3):
+        before, after = pair = draw(EVERY[name], number)
+        again, other = draw(EVERY[name], number), draw(EVERY[name], number + 1)
+        assert all(np.array_equal(*images) for images in zip(pair, again))
+        assert not np.array_equal(before, other[0])
+        for image in (before, after):
+            assert image.shape == (SIDE, SIDE, 3) and image.dtype == np.float32
+            assert image.min() >= 0 and image.max() <= 1
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_every_edit_changes_its_image_strongly(name, strengths):
+    # An autoencoder of the starter's size reconstructs at about 25 dB: what is hidden below that cannot be learnt.
+    assert np.mean(strengths[name]) < 20
+    assert np.quantile(strengths[name], 0.75) < 23
+
+
+def test_the_catalogue_is_strong_on_the_whole(strengths):
+    assert 10 < np.mean([np.mean(strengths[name]) for name in EDITS]) < 15
+
+
+def test_any_image_can_be_edited_again_with_the_same_parameters():
+    for edit in EVERY.values():
+        rng = np.random.default_rng(3)
+        parameters = edit.parameters(rng)
+        before, after = edit.pair(rng, parameters, SIDE, photographs.TRAINING)
+        if edit.apply:
+            assert np.array_equal(edit.apply(before, parameters), after), edit.name
+
+
+def test_edits_draw_scenes_and_the_named_photographs(monkeypatch):
+    asked = []
+
+    def crop(rng, names, side):
+        asked.append(names)
+        return np.zeros((side, side, 3), np.float32)
+
+    monkeypatch.setattr(photographs, "random_crop", crop)
+    for number in range(200):
+        draw(EDITS["invert"], number, names=photographs.HELD_OUT)
+    assert set(asked) == {photographs.HELD_OUT} and 110 < len(asked) < 170
+
+
+def test_the_catalogue_is_as_large_as_promised_and_split_by_family():
+    assert len(EDITS) >= 72 and len(FAMILIES) >= 8 and len(HELD_OUT_EDITS) >= 14
+    assert set(TRAINING_EDITS).isdisjoint(HELD_OUT_EDITS) and set(TRAINING_EDITS) | set(HELD_OUT_EDITS) == set(EDITS)
+    for names in (TRAINING_EDITS, HELD_OUT_EDITS):
+        assert {EDITS[name].family for name in names} == set(FAMILIES)
+
+
+def test_photographs_are_split():
+    assert set(photographs.TRAINING).isdisjoint(photographs.HELD_OUT) and len(photographs.HELD_OUT) >= 2
+    for name in photographs.TRAINING + photographs.HELD_OUT:
+        image = photographs.load(name)
+        assert image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
+
+
+def test_compositions_are_of_trained_edits_of_two_families():
+    for name, edit in COMPOSITIONS.items():
+        first, second = name.split("+")
+        assert {first, second} <= set(TRAINING_EDITS) and EDITS[first].family != EDITS[second].family
+        assert edit.family == "composition" and name not in EDITS
+
+
+@pytest.mark.parametrize("name", [name for name, edit in EVERY.items() if edit.spans])
+def test_held_out_parameters_lie_outside_what_training_draws(name):
+    edit, rng = EVERY[name], np.random.default_rng(0)
+    trained, held = ([edit.parameters(rng, flag) for _ in range(200)] for flag in (False, True))
+    for key, span in edit.spans.items():
+        seen, unseen = ([parameters[key] for parameters in draws] for draws in (trained, held))
+        if isinstance(span, Choice):
+            assert set(seen) == set(span.trained) and set(unseen) == set(span.held) and not set(seen) & set(unseen)
+            continue
+        assert isinstance(span, Span)
+        low, high = span.held
+        assert span.low < low <= min(unseen) and max(unseen) <= high < span.high
+        assert not any(low <= value <= high for value in seen)
+        assert min(seen) < low and max(seen) > high and span.low <= min(seen) and max(seen) <= span.high
+
+
+def thumbnail(image, side=16):
+    """Means of blocks: what dots and hatches look like from afar."""
+    block = len(image) // side
+    return image.reshape(side, block, side, block, 3).mean((1, 3))
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_larger_images_show_the_same(name):
+    likeness = []
+    for number in range(5):
+        small, large = (thumbnail(draw(EVERY[name], number, side)[1]) for side in (SIDE, 2 * SIDE))
+        likeness.append(psnr(small, large))
+    assert np.median(likeness) > 20  # other subjects are at about 12
+
+
+def test_a_second_edit_of_scenes_is_refused():
+    with pytest.raises(ValueError, match="remove_red edits scenes only and cannot follow invert"):
+        compose(EDITS["invert"], EDITS["remove_red"])
+
+
+def test_an_oblong_image_is_refused():
+    with pytest.raises(ValueError, match=r"vignette edits square colour images, but this one is \[8, 12, 3\]"):
+        EDITS["vignette"].apply(np.zeros((8, 12, 3), np.float32), {"strength": 4.0})
+
+
+@pytest.fixture
+def photo():
+    return photographs.random_crop(np.random.default_rng(1), ("coffee",), SIDE)
+
+
+def apply(name, image, **parameters):
+    return EDITS[name].apply(image, parameters)
+
+
+def test_geometry_moves_pixels(photo):
+    assert np.array_equal(apply("mirror", photo), photo[:, ::-1])
+    assert np.array_equal(apply("flip", photo), photo[::-1])
+    assert np.array_equal(apply("quarter_turn", photo)[0], photo[::-1, 0])  # clockwise: the left side becomes the top
+    assert np.array_equal(apply("three_quarter_turn", apply("quarter_turn", photo)), photo)
+    assert np.allclose(apply("zoom_in", photo, factor=2.0)[32, 32], photo[32, 32], atol=0.1)
+    moved = apply("shift_right", photo, distance=0.25)
+    assert np.array_equal(moved[:, 16:], photo[:, :-16]) and np.array_equal(moved[:, 0], photo[:, 0])
+
+
+def test_hues_turn_and_channels_swap():
+    red = np.zeros((8, 8, 3), np.float32) + np.array([0.6, 0.2, 0.2], np.float32)
+    assert np.allclose(apply("hue_forward", red, turn=1 / 3)[0, 0], [0.2, 0.6, 0.2], atol=1e-6)
+    assert np.allclose(apply("swap_red_blue", red, gain=1.0)[0, 0], [0.2, 0.2, 0.6])
+    assert np.allclose(apply("invert", red, gain=1.0), 1 - red)
+
+
+def test_overlays_cover_their_place_only(photo):
+    framed = apply("border_white", photo, width=0.125)
+    assert (framed[:8] == 1).all() and np.array_equal(framed[9:-9, 9:-9], photo[9:-9, 9:-9])
+    shaded = apply("shade_left", photo, opacity=0.9)
+    assert np.array_equal(shaded[:, 33:], photo[:, 33:]) and np.allclose(shaded[:, :31], 0.1 * photo[:, :31], atol=1e-6)
+    marked = apply("badge_top_right", photo, size=0.25, hue=0.0)
+    assert np.array_equal(marked[40:], photo[40:]) and np.allclose(marked[14, 50], marked[16, 46])
+
+
+def test_motion_smears_one_direction():
+    image = np.zeros((SIDE, SIDE, 3), np.float32)
+    image[32, 32] = 1
+    for name, lit in (("horizontal", (1, 21)), ("vertical", (21, 1)), ("diagonal", (15, 15))):
+        smeared = apply(f"motion_blur_{name}", image, length=0.33)
+        rows, columns = np.nonzero(smeared[..., 0])
+        assert (np.ptp(rows) + 1, np.ptp(columns) + 1) == lit
+        assert np.isclose(smeared.sum(), 3, atol=1e-4)
+
+
+def test_insertions_put_the_object_where_they_are_told(photo):
+    edited = apply("insert_blue_square", photo, x=0.3, y=0.7, size=0.2)
+    assert np.allclose(edited[44, 19], PALETTE["blue"], atol=1e-6)
+    changed = np.argwhere((edited != photo).any(-1))
+    assert (changed.min(0) >= 31).tolist() == [True, False] and changed.max() <= 57
+
+
+@pytest.mark.parametrize("name", ["remove_all", "remove_discs", "remove_red", "keep_left", "red_to_blue", "all_blue"])
+def test_what_an_edit_of_objects_leaves_alone_stays_as_it_was(name):
+    for number in range(6):
+        before, after = draw(EDITS[name], number)
+        assert 0.04 < (before != after).any(-1).mean() < 0.8
+
+
+@pytest.mark.parametrize("colour, other", [("red", "blue"), ("blue", "yellow")])
+def test_recolouring_takes_one_colour_for_another(colour, other):
+    def share(image, name):
+        shades = image[..., None, :] / np.maximum(image.max(-1)[..., None, None], 1e-3)
+        return np.mean(np.linalg.norm(shades - np.array(PALETTE[name]) / max(PALETTE[name]), axis=-1) < 0.08)
+
+    for number in range(6):
+        before, after = draw(EDITS[f"{colour}_to_{other}"], number)
+        assert share(before, colour) > 0.03 and share(after, colour) < 0.01
+        assert share(after, other) > share(before, other) + 0.03
+
+
+def test_scenes_are_drawn_where_they_say():
+    scene = Scene(
+        Background("flat", (0.0, 0.0, 0.0)),
+        (Thing("square", "white", (0.5, 0.5), 0.25), Thing("ring", "red", (0.15, 0.15), 0.12)),
+    )
+    image = scenes.draw(scene, 80)
+    assert np.isclose(image[22:, 22:].sum() / image.size, (2 * 0.88 * 0.25) ** 2, atol=0.01)  # the square's area
+    assert np.allclose(image[12, 12], 0) and np.allclose(image[12, 4], PALETTE["red"])
+    assert ((image > 0.1) & (image < 0.9)).any()  # soft edges
+    for kind in scenes.BACKGROUNDS:
+        drawn = scenes.draw_background(Background(kind, (0.1, 0.2, 0.3), (0.9, 0.8, 0.7), 0.4, 3.0, 0.2), 32)
+        assert drawn.shape == (32, 32, 3) and drawn.min() >= 0.1 - 1e-5 and drawn.max() <= 0.9 + 1e-5
+
+
+def test_objects_of_scenes_keep_apart_and_inside():
+    for number in range(50):
+        scene = scenes.random_scene(np.random.default_rng(number), (2, 4))
+        assert scene.things
+        for thing in scene.things:
+            assert all(thing.size <= c <= 1 - thing.size for c in thing.centre)
+            others = (other for other in scene.things if other is not thing)
+            assert all(np.hypot(*np.subtract(thing.centre, o.centre)) > thing.size + o.size for o in others)
+
+
+def test_crops_are_random_and_not_flat():
+    rng = np.random.default_rng(0)
+    crops = [photographs.random_crop(rng, photographs.HELD_OUT, 32) for _ in range(30)]
+    assert len({crop.tobytes() for crop in crops}) == 30
+    assert np.mean([crop.std((0, 1)).mean() > 0.07 for crop in crops]) > 0.9
