@@ -90,13 +90,18 @@ def _make_accelerator(config: Config, trackers: list) -> Accelerator:
     )
     if config.train.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("train.precision=fp16 needs a GPU; on a CPU there are no and bf16")
-    _check_sharding(config, accelerator)
+    check_sharding(config, accelerator)
     check_quantisation(config.base)
     check_optimizer(config.optimizer, accelerator.is_fsdp2)
     return accelerator
 
 
-def _check_sharding(config: Config, accelerator: Accelerator) -> None:
+def check_sharding(config: Config, accelerator: Accelerator) -> None:
+    """Set FSDP up where the launch asks for it.
+
+    Raises:
+        ValueError: when it cannot be had, or not with a base like that.
+    """
     if not accelerator.is_fsdp2:
         if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
             raise ValueError(

@@ -1,5 +1,10 @@
 """Fixtures of the training tier: a small random base with data, and runs on it."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -7,6 +12,7 @@ import training  # noqa: F401  (makes peft and diffusers importable, before any 
 
 torch.set_num_threads(1)  # models this small lose more than they gain, and identical sums need identical threads
 
+ROOT = Path(__file__).parents[2]
 TINY = "training/configs/tiny.yaml"
 
 
@@ -51,3 +57,40 @@ def run_training(overrides):
     yield run
     AcceleratorState._reset_state(reset_partial_state=True)
     GradientState._reset_state()
+
+
+@pytest.fixture
+def launch(overrides):
+    """Train on the CPU in processes of its own: run folder and settings -> Popen.
+
+    ``launcher`` names a file of accelerate's, ``program`` stands in for ``-m training.train``.
+    """
+    started = []
+
+    def start(folder, *settings, launcher=None, program=("-m", "training.train")):
+        head = [sys.executable]
+        if launcher:
+            head += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", launcher]
+            head += ["--main_process_port", "0"]  # any that is free
+        command = [*head, *program, "--config", TINY, *overrides, f"run={folder}", *settings]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+        output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+        started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **output))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def finish():
+    """Wait for a launched run to end well -> what it said."""
+
+    def wait(process):
+        output, _ = process.communicate(timeout=600)
+        assert process.returncode == 0, output[-6000:]
+        return output
+
+    return wait

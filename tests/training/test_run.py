@@ -1,12 +1,8 @@
-"""Whole runs: loss, bank, resume after a kill, two processes, caches."""
+"""Whole runs: loss, bank, resume after a kill, caches."""
 
 import importlib.util
-import os
 import signal
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,8 +13,6 @@ from training.checkpointing import Checkpoints
 from training.config import load_config
 from training.tracking import read_metrics
 
-ROOT = Path(__file__).parents[2]
-
 
 def parameters(run, step):
     return load_file(run / "checkpoints" / f"step-{step:08d}" / "adapter.safetensors")
@@ -28,19 +22,6 @@ def assert_identical(one, other, step, file="adapter"):
     a, b = (load_file(run / "checkpoints" / f"step-{step:08d}" / f"{file}.safetensors") for run in (one, other))
     assert a.keys() == b.keys() and len(a) > 10
     assert [name for name in a if not torch.equal(a[name], b[name])] == []
-
-
-def launch(run, overrides, *settings, processes=1):
-    """The run in processes of its own."""
-    head = [sys.executable, "-m", "training.train"]
-    if processes > 1:
-        head = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(processes)]
-        head += ["-m", "training.train"]
-    command = [*head, "--config", "training/configs/tiny.yaml", *overrides, f"run={run}", *settings]
-    environment = {**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())}
-    return subprocess.Popen(
-        command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-    )
 
 
 def test_loss_falls_and_the_bank_is_read_by_the_core(run_training, tmp_path):
@@ -99,10 +80,10 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(run_training, tmp_pat
     ]
 
 
-def test_a_killed_run_resumes_to_identical_parameters(run_training, overrides, tmp_path):
+def test_a_killed_run_resumes_to_identical_parameters(run_training, launch, tmp_path):
     settings = ["train.steps=12", "checkpoint.every=3", "checkpoint.keep=10"]
     killed = tmp_path / "killed"
-    process = launch(killed, overrides, *settings)
+    process = launch(killed, *settings)
     deadline = time.monotonic() + 300
     while not Checkpoints(killed / "checkpoints", 10).steps() and time.monotonic() < deadline:
         assert process.poll() is None, process.stdout.read()
@@ -115,17 +96,6 @@ def test_a_killed_run_resumes_to_identical_parameters(run_training, overrides, t
     run_training(killed, *settings)
     assert_identical(whole, killed, 12)
     assert_identical(whole, killed, 12, "optimizer")
-
-
-def test_two_processes_reach_the_parameters_of_one(run_training, overrides, tmp_path):
-    settings = ["train.steps=3", "checkpoint.every=3", "optimizer.name=adamw"]
-    pair = launch(tmp_path / "pair", overrides, *settings, "train.batch=1", processes=2)
-    output, _ = pair.communicate(timeout=400)
-    assert pair.returncode == 0, output[-4000:]
-    run_training(tmp_path / "one", *settings, "train.batch=2")
-    one, two = (parameters(tmp_path / name, 3) for name in ("one", "pair"))
-    for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=0, atol=1e-5)
 
 
 def test_caches_change_nothing(run_training, tmp_path):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from peft.tuners.tuners_utils import BaseTuner
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
 from lorweb_core.checkpoint import KEYS, LORA_A, LORA_B, TO_Q
@@ -98,6 +99,8 @@ class LoRWeBModel(BaseTuner):
     def mixing(self, query: Tensor) -> Iterator[Tensor]:
         """Coefficients of a query for the calls inside, such as a sampling loop; yields them [B, L, N]."""
         before = self.coefficients
+        if isinstance(self, FSDPModule):
+            self.unshard()  # FSDP gathers the mixer for calls of the whole model only
         try:
             yield self.set_query(query)
         finally:
