@@ -30,7 +30,7 @@ class AutoencoderSettings:
     """A run of the autoencoder."""
 
     side: int = 64
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=3000, batch=8, checkpoint=250))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=5000, batch=8, checkpoint=250))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.0, schedule="cosine", warmup=50)
     )

@@ -1,8 +1,7 @@
 """Photographs that come inside the wheels of scikit-image and scikit-learn, and random square crops of them.
 
-scikit-image's are in the public domain or CC0, but for "stereo_motorcycle": that one is from the Middlebury 2014 stereo
-data set (D. Scharstein et al., GCPR 2014), free to use and publish. scikit-learn's are CC BY 2.0: "china" by
-danielbuechele, "flower" by vultilion, both on Flickr.
+scikit-image's are in the public domain or CC0. scikit-learn's are CC BY 2.0: "china" by danielbuechele, "flower" by
+vultilion, both on Flickr.
 """
 
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from functools import cache
 import numpy as np
 from PIL import Image
 
-TRAINING = ("astronaut", "coffee", "rocket", "china", "stereo_motorcycle", "immunohistochemistry", "retina")
+TRAINING = ("astronaut", "coffee", "rocket", "china", "immunohistochemistry", "retina")
 HELD_OUT = ("chelsea", "flower")
 
 _SCIKIT_LEARN = ("china", "flower")
@@ -30,8 +29,7 @@ def load(name: str) -> np.ndarray:
         return load_sample_image(f"{name}.jpg")
     from skimage import data
 
-    image = getattr(data, name)()
-    return image[0] if isinstance(image, tuple) else image  # the left one of a stereo pair
+    return getattr(data, name)()
 
 
 @cache
