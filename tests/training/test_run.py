@@ -1,12 +1,14 @@
 """Whole runs: loss, bank, resume after a kill, caches."""
 
 import importlib.util
+import shutil
 import signal
 import time
 
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch._dynamo.utils import counters
 
 from lorweb_core import BasisBank
 from training.checkpointing import Checkpoints
@@ -112,6 +114,22 @@ def test_checkpointed_and_composite_queries_train(run_training, tmp_path):
         "data.cache_latents=0", "base.dtype=bfloat16", "train.precision=bf16",
     )  # fmt: skip
     assert BasisBank.load(run / "bank.safetensors").config.query_dim == 768
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="torch.compile needs a C++ compiler")
+def test_compiled_blocks_train_like_eager_ones(run_training, tmp_path):
+    settings = ["train.steps=3", "base.gradient_checkpointing=true"]
+    eager = run_training(tmp_path / "eager", *settings)
+    torch._dynamo.reset()
+    counters["stats"].clear()
+    compiled = run_training(tmp_path / "compiled", *settings, "base.compile=true")
+    assert 0 < counters["stats"]["unique_graphs"] <= 4  # each kind of block, the first and the later ones
+    torch._dynamo.reset()
+    losses = [[float(row["loss"]) for row in read_metrics(run / "metrics.csv")] for run in (eager, compiled)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    for name, value in parameters(eager, 3).items():
+        torch.testing.assert_close(parameters(compiled, 3)[name], value, rtol=0, atol=1e-4)
 
 
 def test_a_finished_run_is_not_overwritten_unless_resumed(run_training, tmp_path):
