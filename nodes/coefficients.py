@@ -1,5 +1,8 @@
 """Blend, Adjust and Plot: what people do with mixing coefficients."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import MixingCoefficients
@@ -92,26 +95,30 @@ class AdjustCoefficients(io.ComfyNode):
         )
 
     @classmethod
-    def validate_inputs(cls, block_scales: str = "", overrides: str = "") -> bool | str:
-        for name, parse, text in (
-            ("block_scales", parse_block_scales, block_scales),
-            ("overrides", parse_overrides, overrides),
-        ):
-            try:
-                parse(text or "")
-            except ValueError as error:
-                return f"{name}: {error}"
-        return True
-
-    @classmethod
     def execute(
         cls, coefficients: MixingCoefficients, temperature: float, top_k: int, block_scales: str, overrides: str
     ) -> io.NodeOutput:
         adjusted = coefficients.temperature(temperature)
         if top_k:
             adjusted = adjusted.top_k(min(top_k, adjusted.num_loras))
-        adjusted = adjusted.scale_blocks(parse_block_scales(block_scales)).override(parse_overrides(overrides))
+        with _errors_of("block_scales"):
+            adjusted = adjusted.scale_blocks(parse_block_scales(block_scales))
+        with _errors_of("overrides"):
+            adjusted = adjusted.override(parse_overrides(overrides))
         return coefficients_output(adjusted)
+
+
+@contextmanager
+def _errors_of(widget: str) -> Iterator[None]:
+    """Put the widget's name before what is wrong with its text.
+
+    Texts are read when the node runs: of errors found before that the page shows no word as long as any other output
+    of the graph can run.
+    """
+    try:
+        yield
+    except ValueError as error:
+        raise ValueError(f"{widget}: {error}") from error
 
 
 class PlotCoefficients(io.ComfyNode):
