@@ -23,6 +23,7 @@ from .checkpointing import Checkpoints
 from .config import Config
 from .objective import flow_loss, imbalance
 from .optim import make_optimizer, make_schedule
+from .tracking import peak_memory
 from .tuner import LoRWeBConfig, LoRWeBModel
 from .tuner.model import gather
 
@@ -157,13 +158,12 @@ class Trainer:
             )
         train = self.config.train
         analogies = train.batch * train.accumulate * self.accelerator.num_processes
-        memory = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
         return {
             **means,
             "lr": self.schedule.get_last_lr()[0],
             "seconds_per_step": seconds,
             "analogies_per_second": analogies / seconds,
-            "peak_memory_gib": memory / GIBIBYTE,
+            "peak_memory_gib": peak_memory() / GIBIBYTE,
         }
 
     def save(self) -> None:

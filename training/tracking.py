@@ -2,10 +2,13 @@
 
 import csv
 import logging
+import os
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from accelerate.tracking import GeneralTracker
 from PIL import Image, ImageDraw
 from torch import Tensor
@@ -82,7 +85,31 @@ def make_trackers(names: Sequence[str], run: Path, resumed_step: int) -> tuple[l
         else:
             require(name, f"log.trackers={name}")
             trackers.append(name)
-    return trackers, {"tensorboard": {"purge_step": resumed_step + 1}, "wandb": {"dir": str(run), "resume": "allow"}}
+    wandb = {"dir": str(run), "name": run.resolve().name, **wandb_run(run, resumed_step)}
+    return trackers, {"tensorboard": {"purge_step": resumed_step + 1}, "wandb": wandb}
+
+
+def wandb_run(run: Path, resumed_step: int) -> dict[str, str]:
+    """Which wandb run to continue, told by the newest folder that wandb left in ours; empty for a new one."""
+    folders = [path.name for path in run.glob("wandb/*run-*-*")]  # run-<time>-<id> or offline-run-<time>-<id>
+    if not resumed_step or not folders:
+        return {}
+    newest = max(folders, key=lambda name: name[name.index("run-") :])
+    return {"id": newest.rsplit("-", 1)[1], "resume": "allow"}
+
+
+def peak_memory() -> int:
+    """Most bytes that tensors had on the GPU so far; without one, most memory that this process had."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    if os.name == "nt":
+        import psutil
+
+        return psutil.Process().memory_info().peak_wset
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def labelled_grid(rows: Sequence[Mapping[str, Tensor]], height: int = 256) -> Image.Image:

@@ -36,6 +36,7 @@ def test_loss_falls_and_the_bank_is_read_by_the_core(run_training, tmp_path):
     assert [int(row["step"]) for row in rows] == list(range(1, 31))
     assert sum(losses[-10:]) < 0.9 * sum(losses[:10])
     assert all(1 <= float(row["effective_number"]) <= 4.0001 for row in rows)
+    assert all(float(row["peak_memory_gib"]) > 0.001 for row in rows)
     assert {path.name for path in (run / "validation").iterdir()} == {
         "held-out-images-00000030.png", "held-out-tasks-00000030.png",
     }  # fmt: skip
