@@ -48,7 +48,7 @@ def train(config: Config) -> Path:
     run = Path(config.run)
     resumed = _resumed_step(config)
     trackers, tracker_arguments = make_trackers(config.log.trackers, run, resumed)
-    accelerator = _make_accelerator(config, trackers)
+    accelerator = make_accelerator(config, trackers)
     with accelerator.main_process_first():
         prepare_run(config, accelerator.is_main_process)
     manifest, splits = load_data(config)
@@ -72,7 +72,7 @@ def train(config: Config) -> Path:
     return run / BANK_NAME
 
 
-def _make_accelerator(config: Config, trackers: list) -> Accelerator:
+def make_accelerator(config: Config, trackers: list) -> Accelerator:
     """The processes and the precision of the run.
 
     Raises:

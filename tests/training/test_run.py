@@ -1,6 +1,7 @@
 """Whole runs: loss, bank, resume after a kill, caches."""
 
 import importlib.util
+import json
 import shutil
 import signal
 import time
@@ -10,6 +11,7 @@ import torch
 from safetensors.torch import load_file
 from torch._dynamo.utils import counters
 
+import training.train as train_module
 from lorweb_core import BasisBank
 from training.checkpointing import Checkpoints
 from training.config import load_config
@@ -115,6 +117,41 @@ def test_checkpointed_and_composite_queries_train(run_training, tmp_path):
         "data.cache_latents=0", "base.dtype=bfloat16", "train.precision=bf16",
     )  # fmt: skip
     assert BasisBank.load(run / "bank.safetensors").config.query_dim == 768
+
+
+def resume_with_scaler(run_training, folder, *settings):
+    """(gradient scaler's state, parameters) after four steps, uninterrupted and resumed after two."""
+    results = []
+    for name, steps in (("whole", [4]), ("cut", [2, 4])):
+        for last in steps:
+            run = run_training(folder / name, "checkpoint.every=2", f"train.steps={last}", *settings)
+        state = json.loads((run / "checkpoints" / "step-00000004" / "state.json").read_text())
+        results.append((state["scaler"], parameters(run, 4)))
+    return results
+
+
+def test_a_gradient_scaler_is_resumed(run_training, tmp_path, monkeypatch):
+    """accelerate scales on GPUs only, so the scaler is put in by hand; it works on a CPU all the same."""
+    make = train_module.make_accelerator
+
+    def scaling(*arguments):
+        accelerator = make(*arguments)
+        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)
+        return accelerator
+
+    monkeypatch.setattr(train_module, "make_accelerator", scaling)
+    (whole, expected), (cut, found) = resume_with_scaler(run_training, tmp_path)
+    assert whole == cut and (whole["scale"], whole["_growth_tracker"]) == (8.0, 1)
+    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="half precision needs a CUDA device")
+def test_half_precision_is_resumed(run_training, tmp_path):
+    (whole, expected), (cut, found) = resume_with_scaler(run_training, tmp_path, "train.precision=fp16")
+    assert whole == cut != torch.amp.GradScaler().state_dict()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.slow
