@@ -1,6 +1,7 @@
 """Caches of what the frozen encoders make of the data. An encoder is loaded only when something is missing."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from .data.hashing import content_hash
 from .encoders import LatentCoder, VisionEncoder, prompt_encoder
 
 _SAMPLE_BYTES = 2**20
+_READERS = 4
 
 
 def build_prompt_cache(config: Config, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> EmbeddingCache:
@@ -63,7 +65,9 @@ def build_latent_cache(config: Config, training: AnalogyDataset, coder: LatentCo
     positions = {training.sampler[i].key: i for i in range(config.data.cache_latents)}
 
     def encode(batch: list[int]) -> Mapping[str, Tensor]:
-        return dict(zip(("reference", "target"), coder.encode_pair(collate([training[i] for i in batch]))))
+        with ThreadPoolExecutor(_READERS) as readers:  # decoding and resizing release the interpreter
+            items = list(readers.map(training.__getitem__, batch))
+        return dict(zip(("reference", "target"), coder.encode_pair(collate(items))))
 
     return cache.get_or_build(positions.items(), encode, label="encoding canvases")
 
