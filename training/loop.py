@@ -11,6 +11,7 @@ import torch
 from accelerate import Accelerator
 from diffusers import FluxTransformer2DModel
 from diffusers.training_utils import EMAModel
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 from tqdm.auto import tqdm
@@ -22,7 +23,7 @@ from .batches import Batch
 from .checkpointing import Checkpoints
 from .config import Config
 from .objective import flow_loss, imbalance
-from .optim import make_optimizer, make_schedule
+from .optim import make_optimizer, make_schedule, with_settings_of
 from .tracking import peak_memory
 from .tuner import LoRWeBConfig, LoRWeBModel
 from .tuner.model import gather
@@ -75,7 +76,8 @@ class Trainer:
         if resumed:
             self.tuner.load_adapter_state_dict(tensors["adapter"])
         optimizer = make_optimizer(self.config.optimizer, self._trainable())
-        self.schedule = make_schedule(self.config.optimizer, optimizer, self.config.train.steps)
+        done = resumed[0] if resumed else 0
+        self.schedule = make_schedule(self.config.optimizer, optimizer, self.config.train.steps, done)
         self.model, self.optimizer = self.accelerator.prepare(self.tuner, optimizer)
         self.tuner = self.accelerator.unwrap_model(self.model)
         self.trained = self._trainable()
@@ -99,17 +101,19 @@ class Trainer:
         progress = tqdm(
             total=config.train.steps, initial=self.step, unit="step", disable=not self.accelerator.is_main_process
         )
-        started, logged = time.perf_counter(), self.step
+        if self.step >= config.train.steps:
+            self._write_bank(self._bank_state())  # the run may have been killed after its last checkpoint, before this
+        started, unlogged = time.perf_counter(), []
         while self.step < config.train.steps:
-            metrics = self._train_step(batches)
+            unlogged.append(self._train_step(batches))
             self.step += 1
             progress.update()
             due_checkpoint = self.step % config.checkpoint.every == 0 or self.step == config.train.steps
             if self.step % config.log.every == 0 or due_checkpoint:
-                metrics = self._summarise(metrics, (time.perf_counter() - started) / (self.step - logged))
-                started, logged = time.perf_counter(), self.step
-                progress.set_postfix(loss=f"{metrics['loss']:.4f}")
-                self.accelerator.log(metrics, step=self.step)
+                row = self._summarise(unlogged, (time.perf_counter() - started) / len(unlogged))
+                started, unlogged = time.perf_counter(), []
+                progress.set_postfix(loss=f"{row['loss']:.4f}")
+                self.accelerator.log(row, step=self.step)
             if validate is not None and config.validation.every and self.step % config.validation.every == 0:
                 validate(self.step)
             if due_checkpoint:
@@ -148,13 +152,14 @@ class Trainer:
             loss = loss + config.balance * imbalance(coefficients)
         return loss, {"loss": flow, "entropy": entropy, "effective_number": coefficients.effective_number().mean()}
 
-    def _summarise(self, metrics: dict[str, Tensor], seconds: float) -> dict[str, float]:
-        means = {name: self.accelerator.reduce(value, "mean").item() for name, value in metrics.items()}
+    def _summarise(self, steps: list[dict[str, Tensor]], seconds: float) -> dict[str, float]:
+        """A row of the log: means over the steps since the last one, and over all processes."""
+        means = {name: torch.stack([metrics[name] for metrics in steps]).mean() for name in steps[0]}
+        means = {name: self.accelerator.reduce(value, "mean").item() for name, value in means.items()}
         if not math.isfinite(means["loss"]):
             raise ValueError(
                 f"the loss is {means['loss']} at step {self.step}: the run has diverged. Lower optimizer.lr or lengthen"
-                f" optimizer.warmup; checkpoints up to step {(self.checkpoints.steps() or [0])[-1]} are in"
-                f" {self.checkpoints.folder}"
+                f" optimizer.warmup and start again; it goes on from step {(self.checkpoints.steps() or [0])[-1]}"
             )
         train = self.config.train
         analogies = train.batch * train.accumulate * self.accelerator.num_processes
@@ -168,24 +173,40 @@ class Trainer:
 
     def save(self) -> None:
         """Write a checkpoint and the bank of this step. All processes take part; the main one writes."""
-        adapter = self.tuner.adapter_state_dict()
         optimizer, rest = self._optimizer_state()
-        tensors = {"adapter": adapter, "optimizer": optimizer}
-        state = {"step": self.step, "optimizer": rest, "schedule": self.schedule.state_dict()}
+        tensors = {"adapter": self.tuner.adapter_state_dict(), "optimizer": optimizer}
+        state = {"step": self.step, "optimizer": rest, "header": self.header}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.ema is not None:
             tensors["ema"], state["ema"] = self._ema_state()
-            adapter = self._ema_adapter()
         if self.accelerator.is_main_process:
             self.checkpoints.save(self.step, tensors, state)
-            self._write_bank(adapter)
+        self._write_bank(self._bank_state())
         self.accelerator.wait_for_everyone()
 
+    def _bank_state(self) -> dict[str, Tensor]:
+        """The adapter state that the bank is written from: averaged when there is an average."""
+        if self.ema is None:
+            return self.tuner.adapter_state_dict()
+        self.ema.store(self.trained.values())
+        self.ema.copy_to(self.trained.values())
+        adapter = {name: value.clone() for name, value in self.tuner.adapter_state_dict().items()}
+        self.ema.restore(self.trained.values())
+        return adapter
+
     def _write_bank(self, adapter: dict[str, Tensor]) -> None:
-        extra = {**self.header, "step": str(self.step)}
+        if not self.accelerator.is_main_process:
+            return
+        path, extra = self.run / BANK_NAME, {**self.header, "step": str(self.step)}
         layers = self.tuner.bank_tensors({name: value.cpu() for name, value in adapter.items()})
-        write_bank(self.run / BANK_NAME, layers, self.tuner.bank_config, extra)
+        try:
+            write_bank(path, layers, self.tuner.bank_config, extra)
+        except (OSError, SafetensorError) as error:
+            raise OSError(
+                f"{path}: the bank cannot be written ({error}). The checkpoint of step {self.step} is good: make room"
+                " and start the same command again"
+            ) from error
 
     def _optimizer_state(self) -> tuple[dict[str, Tensor], dict]:
         """(tensors named parameter/entry, the rest as JSON)."""
@@ -212,27 +233,21 @@ class Trainer:
             name, entry = key.rsplit("/", 1)
             entries.setdefault(name, {})[entry] = _shard_like(value, self.trained[name])
         numbered = {index: entries[name] for index, name in enumerate(self._names_by_index()) if name in entries}
-        self.optimizer.load_state_dict({"state": numbered, "param_groups": state["optimizer"]["groups"]})
-        self.schedule.load_state_dict(state["schedule"])
+        groups = with_settings_of(self.optimizer.param_groups, state["optimizer"]["groups"])
+        self.optimizer.load_state_dict({"state": numbered, "param_groups": groups})
         if self.accelerator.scaler is not None and "scaler" in state:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         if self.ema is not None and "ema" in tensors:
             shadow = [tensors["ema"][name] for name in self.trained]
-            self.ema.load_state_dict({**state["ema"], "shadow_params": shadow})
+            self.ema.load_state_dict({**state["ema"], "decay": self.config.optimizer.ema, "shadow_params": shadow})
             self.ema.to(self.accelerator.device)
+        if state.get("header", self.header) != self.header:
+            logger.warning("the run goes on with other data than before: %s, not %s", self.header, state["header"])
 
     def _ema_state(self) -> tuple[dict[str, Tensor], dict]:
         state = self.ema.state_dict()
         shadow = state.pop("shadow_params")
         return dict(zip(self.trained, shadow, strict=True)), state
-
-    def _ema_adapter(self) -> dict[str, Tensor]:
-        """The adapter state with averaged parameters."""
-        self.ema.store(self.trained.values())
-        self.ema.copy_to(self.trained.values())
-        adapter = {name: value.clone() for name, value in self.tuner.adapter_state_dict().items()}
-        self.ema.restore(self.trained.values())
-        return adapter
 
 
 def _entries(values: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

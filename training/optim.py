@@ -1,7 +1,8 @@
 """Optimisers and schedules by name."""
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from diffusers.optimization import SchedulerType, get_scheduler
 from torch import nn
@@ -18,6 +19,11 @@ _CLASSES = {
 }
 
 
+# Of diffusers' schedules, "piecewise_constant" alone needs rules that no setting gives.
+SCHEDULES = tuple(kind.value for kind in SchedulerType if kind != SchedulerType.PIECEWISE_CONSTANT)
+_SETTINGS = ("lr", "initial_lr", "betas", "eps", "weight_decay")
+
+
 def check_optimizer(config: OptimizerConfig, sharded: bool) -> None:
     """Refuse an optimiser that cannot work, before anything long starts.
 
@@ -25,9 +31,11 @@ def check_optimizer(config: OptimizerConfig, sharded: bool) -> None:
         sharded: whether FSDP shards the parameters.
 
     Raises:
-        ValueError: when its package is missing, or the settings do not go together.
+        ValueError: when its package is missing, there is no such schedule, or the settings do not go together.
     """
     require(_CLASSES[config.name][0].split(".")[0], f"optimizer.name={config.name}")
+    if config.schedule not in SCHEDULES:
+        raise ValueError(f"optimizer.schedule is {config.schedule!r}; expected one of {', '.join(SCHEDULES)}")
     if config.name == "prodigy" and config.mixer_lr not in (None, config.lr):
         raise ValueError(
             f"prodigy finds one learning rate for everything, but optimizer.mixer_lr is {config.mixer_lr} and"
@@ -55,14 +63,20 @@ def make_optimizer(config: OptimizerConfig, named: Mapping[str, nn.Parameter]) -
     )
 
 
-def make_schedule(config: OptimizerConfig, optimizer: Optimizer, steps: int) -> LRScheduler:
-    """The named learning-rate schedule of diffusers over a whole run.
-
-    Raises:
-        ValueError: when there is no schedule of that name.
-    """
-    names = [kind.value for kind in SchedulerType if kind.value != "piecewise_constant"]
-    if config.schedule not in names:
-        raise ValueError(f"optimizer.schedule is {config.schedule!r}; expected one of {', '.join(names)}")
+def make_schedule(config: OptimizerConfig, optimizer: Optimizer, steps: int, done: int = 0) -> LRScheduler:
+    """The named learning-rate schedule of diffusers over a whole run, from the step that ``done`` others precede."""
     name = "constant_with_warmup" if config.schedule == "constant" and config.warmup else config.schedule
-    return get_scheduler(name, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps)
+    for group in optimizer.param_groups:
+        group.setdefault("initial_lr", group["lr"])
+    return get_scheduler(name, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps, last_epoch=done - 1)
+
+
+def with_settings_of(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Saved parameter groups with the rates and settings of others: those that the configuration says now.
+
+    What else an optimiser keeps in a group, such as Prodigy its estimate of the rate, stays as it was saved.
+    """
+    return [
+        {**before, **{name: now[name] for name in _SETTINGS if name in now}}
+        for now, before in zip(groups, saved, strict=True)
+    ]

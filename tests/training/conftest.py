@@ -85,6 +85,23 @@ def launch(overrides):
 
 
 @pytest.fixture
+def small_disk(tmp_path):
+    """A file system of a size such as "1m", where this user may mount one; called again, it is made larger."""
+    folder = tmp_path / "disk"
+
+    def mount(size):
+        options = f"{'remount,' if folder.exists() else ''}size={size}"
+        folder.mkdir(exist_ok=True)
+        if subprocess.run(["mount", "-t", "tmpfs", "-o", options, "none", folder], capture_output=True).returncode:
+            pytest.skip("mounting a small tmpfs needs root")
+        return folder
+
+    yield mount
+    if folder.is_mount():
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
 def finish():
     """Wait for a launched run to end well -> what it said."""
 
