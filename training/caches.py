@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from torch import Tensor
@@ -15,14 +15,15 @@ from .data import AnalogyDataset, EmbeddingCache, ImageRef, Manifest, collate, l
 from .data.hashing import content_hash
 from .encoders import LatentCoder, VisionEncoder, prompt_encoder
 
-_SAMPLE_BYTES = 2**20
+_BLOCK, _BLOCKS = 2**16, 64  # of a file that is too large to read for its hash alone
 _READERS = 4
+_PROMPT_PARTS = ("", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2")
 
 
 def build_prompt_cache(config: Config, manifest: Manifest, device: torch.device, dtype: torch.dtype) -> EmbeddingCache:
     """Text embeddings of every distinct prompt, and of the empty one that caption dropout needs."""
     prompts = {text_key(prompt): prompt for prompt in ["", *manifest.prompts()]}
-    weights = {part: describe_weights(config.base.path, part) for part in ("", "text_encoder", "text_encoder_2")}
+    weights = {part: describe_weights(config.base.path, part) for part in _PROMPT_PARTS}
     settings = {"weights": weights, "tokens": config.data.prompt_tokens, "dtype": str(dtype)}
     cache = EmbeddingCache(Path(config.data.cache) / "prompts", settings)
     if cache.missing(prompts):
@@ -73,14 +74,26 @@ def build_latent_cache(config: Config, training: AnalogyDataset, coder: LatentCo
 
 
 def describe_weights(name: str, part: str = "") -> dict[str, Any]:
-    """What tells a local model apart: size and first MiB of its files. A hub id stands for itself."""
+    """What tells a local model apart: sizes and hashes of its weights and settings. A hub id stands for itself.
+
+    Args:
+        name: folder or hub id. part: subfolder that is meant.
+    """
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return {"hub": name, "part": part}
-    files = sorted((folder / part).glob("*.safetensors"))
-    return {path.name: [path.stat().st_size, content_hash(_beginning(path))] for path in files}
+    files = (path for path in sorted((folder / part).glob("*")) if path.suffix in (".safetensors", ".json", ".model"))
+    return {path.name: [path.stat().st_size, content_hash(_sample(path))] for path in files}
 
 
-def _beginning(path: Path) -> bytes:
+def _sample(path: Path) -> bytes:
+    """Blocks spread evenly over a file, which show any training of its weights; all of a small one."""
+    last = max(0, path.stat().st_size - _BLOCK)
+    starts = sorted({last * i // (_BLOCKS - 1) for i in range(_BLOCKS)})
     with path.open("rb") as file:
-        return file.read(_SAMPLE_BYTES)
+        return b"".join(_read_at(file, start) for start in starts)
+
+
+def _read_at(file: IO[bytes], start: int) -> bytes:
+    file.seek(start)
+    return file.read(_BLOCK)

@@ -33,6 +33,7 @@ class Encoding:
         latents: columns with pixels -> (reference, target), normalised latents [B, 16, h, w] each.
         bank: configuration of the bank that fits the image encoder.
         coder: the autoencoder, which also decodes what validation samples.
+        vision: the image encoder where it stays loaded.
         needs_pixels: whether training items must carry their images.
     """
 
@@ -41,21 +42,30 @@ class Encoding:
     latents: Callable[[Columns], tuple[Tensor, Tensor]]
     bank: BankConfig
     coder: LatentCoder
+    vision: VisionEncoder | None = None
     needs_pixels: bool = True
 
 
-def live_encoding(config: Config, device: torch.device) -> Encoding:
-    """Every encoder stays loaded and runs as it is needed; prompts are remembered."""
+def live_encoding(config: Config, device: torch.device, prompts: Sequence[str] | None = None) -> Encoding:
+    """Every encoder stays loaded and runs as it is needed; prompts are remembered.
+
+    Args:
+        prompts: all that will be asked for, where that is known: the large text encoders are then freed at once.
+    """
     dtype, spec = getattr(torch, config.base.dtype), QUERY_MODES[config.bank.query_mode]
     coder = LatentCoder(config.base.path, device, dtype)
     vision = VisionEncoder(config.bank.encoder, device)
     width = embed_images(torch.zeros(1, 64, 64, 3), spec, vision).shape[1]
+    table = PromptTable(prompt_encoder(config.base.path, device, dtype, config.data.prompt_tokens))
+    if prompts is not None:
+        table.complete(prompts)
     return Encoding(
         query=lambda columns: paired_query(spec, columns, vision),
-        prompts=PromptTable(prompt_encoder(config.base.path, device, dtype, config.data.prompt_tokens)),
+        prompts=table,
         latents=coder.encode_pair,
         bank=_bank_config(config, width),
         coder=coder,
+        vision=vision,
     )
 
 
@@ -67,7 +77,7 @@ def cached_encoding(config: Config, device: torch.device, manifest: Manifest, tr
         training: the analogies that are trained on; ``data.cache_latents`` of them get their latents cached.
     """
     dtype, spec = getattr(torch, config.base.dtype), QUERY_MODES[config.bank.query_mode]
-    prompts = build_prompt_cache(config, manifest, device, dtype)
+    prompts, vision = build_prompt_cache(config, manifest, device, dtype), None
     if spec.composite is None:
         images = build_image_cache(config, spec, manifest, device)
         width = images[next(iter(manifest.images()))]["embedding"].shape[0]
@@ -86,6 +96,7 @@ def cached_encoding(config: Config, device: torch.device, manifest: Manifest, tr
         latents=coder.encode_pair if latents is None else CachedLatents(latents, coder),
         bank=_bank_config(config, width),
         coder=coder,
+        vision=vision,
         needs_pixels=latents is None or spec.composite is not None,
     )
 
@@ -153,13 +164,20 @@ class PromptTable:
     """Embeddings of prompts, each encoded once and kept in memory."""
 
     def __init__(self, encode: Callable[[Sequence[str]], tuple[Tensor, Tensor]]):
-        self.encode = encode
+        self.encode: Callable[[Sequence[str]], tuple[Tensor, Tensor]] | None = encode
         self._known: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def complete(self, prompts: Sequence[str]) -> None:
+        """Encode the last prompts there are, and let go of the encoder."""
+        for prompt in prompts:
+            self([prompt])
+        self.encode = None
 
     def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
         """(token embeddings [B, T, D], pooled [B, P])."""
         for prompt in prompts:
             if prompt not in self._known:
+                assert self.encode is not None, f"{prompt!r} is not among the prompts that the table was completed with"
                 tokens, pooled = self.encode([prompt])
                 self._known[prompt] = tokens[0].cpu(), pooled[0].cpu()
         tokens, pooled = zip(*(self._known[prompt] for prompt in prompts), strict=True)
