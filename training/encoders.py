@@ -137,7 +137,9 @@ class LatentCoder:
         where = {**locate(base, "base.path"), "subfolder": "vae"}
         tiny = AutoencoderTiny.load_config(**where)["_class_name"] == "AutoencoderTiny"
         vae = (AutoencoderTiny if tiny else AutoencoderKL).from_pretrained(**where, dtype=dtype)
-        self.vae = (_skip_identities(vae) if tiny else vae).to(device).eval().requires_grad_(False)
+        # Images come with their channels last, and convolutions are a quarter faster that way.
+        vae = (_skip_identities(vae) if tiny else vae).to(device, memory_format=torch.channels_last)
+        self.vae = vae.eval().requires_grad_(False)
 
     def encode_pair(self, columns: Mapping[str, Any]) -> tuple[Tensor, Tensor]:
         """(reference, target) latents of collated analogies."""
@@ -146,6 +148,13 @@ class LatentCoder:
     @torch.no_grad()
     def encode(self, canvases: Tensor) -> Tensor:
         """The mode of the posterior, as the Kontext pipeline encodes its reference image."""
-        pixels = canvases.movedim(-1, 1).contiguous().to(self.vae.device, self.vae.dtype) * 2 - 1
+        pixels = canvases.movedim(-1, 1).to(self.vae.device, self.vae.dtype) * 2 - 1
         latents = retrieve_latents(self.vae.encode(pixels), sample_mode="argmax")
         return ((latents - self.vae.config.shift_factor) * self.vae.config.scaling_factor).contiguous()
+
+    @torch.no_grad()
+    def decode(self, latents: Tensor) -> Tensor:
+        """Canvases [B, H, W, 3] in 0..1, float32 on the CPU, as the Kontext pipeline decodes what it sampled."""
+        latents = latents.to(self.vae.device, self.vae.dtype)
+        decoded = self.vae.decode(latents / self.vae.config.scaling_factor + self.vae.config.shift_factor).sample
+        return (decoded / 2 + 0.5).clamp(0, 1).movedim(1, -1).float().cpu()
