@@ -13,6 +13,8 @@ from accelerate.tracking import GeneralTracker
 from PIL import Image, ImageDraw
 from torch import Tensor
 
+from lorweb_core.atomic import replacing
+
 from .packages import require
 
 logger = logging.getLogger(__name__)
@@ -22,6 +24,8 @@ _PACKAGES = ("tensorboard", "wandb")  # trackers of accelerate's, named like wha
 
 class CSVTracker(GeneralTracker):
     """``metrics.csv``, one row a logged step; rows after the step a run resumes from are dropped.
+
+    The file is not touched before the first row: every process makes a tracker, and the main one alone logs.
 
     Args:
         path: the file.
@@ -35,8 +39,7 @@ class CSVTracker(GeneralTracker):
     def __init__(self, path: Path, resumed_step: int):
         super().__init__()
         self.path = path
-        if path.exists():
-            self._truncate(resumed_step)
+        self._kept: int | None = resumed_step
 
     @property
     def tracker(self) -> Path:
@@ -49,19 +52,19 @@ class CSVTracker(GeneralTracker):
     def log(self, values: dict[str, Any], step: int | None = None, **kwargs: Any) -> None:
         """Append one row."""
         row = {"step": step, **values}
-        fresh = not self.path.exists()
+        if self._kept is not None:
+            self._begin(self._kept, list(row))
+            self._kept = None
         with self.path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, fieldnames=list(row))
-            if fresh:
-                writer.writeheader()
-            writer.writerow(row)
+            csv.DictWriter(file, fieldnames=list(row)).writerow(row)
 
-    def _truncate(self, step: int) -> None:
-        rows = read_metrics(self.path)
-        kept = [row for row in rows if int(row["step"]) <= step]
-        self.path.unlink()
-        for row in kept:
-            self.log({name: value for name, value in row.items() if name != "step"}, int(row["step"]))
+    def _begin(self, step: int, columns: list[str]) -> None:
+        """The header and the rows up to a step."""
+        rows = read_metrics(self.path) if self.path.exists() else []
+        with replacing(self.path) as name, name.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, columns, restval="", extrasaction="ignore")
+            writer.writeheader()
+            writer.writerows(row for row in rows if int(row["step"]) <= step)
 
 
 def read_metrics(path: Path) -> list[dict[str, str]]:

@@ -20,6 +20,16 @@ def test_rows_after_the_resumed_step_are_dropped(tmp_path):
     assert [(row["step"], row["loss"]) for row in read_metrics(path)] == [("1", "0.1"), ("2", "0.2"), ("3", "9.0")]
 
 
+def test_processes_that_do_not_log_leave_the_rows_alone(tmp_path):
+    path = tmp_path / "metrics.csv"
+    CSVTracker(path, 0).log({"loss": 1.0}, 1)
+    before = path.read_bytes()
+    trackers = [CSVTracker(path, 0) for _ in range(3)]
+    assert path.read_bytes() == before
+    trackers[0].log({"loss": 2.0}, 1)
+    assert [row["loss"] for row in read_metrics(path)] == ["2.0"]
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="the peak of the GPU is another")
 def test_peak_memory_is_that_of_the_process_without_a_gpu():
     before = peak_memory()
