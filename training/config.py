@@ -3,7 +3,7 @@
 import difflib
 import logging
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
 from lorweb_core import BankConfig
 from lorweb_core.canvas import FITS
+from lorweb_core.config import PROJECTIONS
 from lorweb_core.mixing import MIXINGS
 from lorweb_core.query import QUERY_MODES
 
@@ -169,6 +170,7 @@ _CHOICES = {
     "base.quantise": QUANTISATIONS,
     "base.dtype": ("float32", "bfloat16", "float16"),
     "bank.mixing": MIXINGS,
+    "bank.projection": PROJECTIONS,
     "bank.query_mode": tuple(QUERY_MODES),
     "data.fit": FITS,
     "data.over": OVER,
@@ -182,7 +184,7 @@ _AT_LEAST = {
     "log.every": 1, "data.workers": 0,
     "data.prompt_tokens": 1, "data.cache_latents": 0, "data.canvas": 32, "objective.entropy": 0,
     "objective.balance": 0, "objective.canvas_weight": 0, "optimizer.lr": 0, "optimizer.warmup": 0, "optimizer.clip": 0,
-    "validation.every": 0, "validation.analogies": 1,
+    "validation.every": 0, "validation.analogies": 1, "validation.steps": 1,
 }  # fmt: skip
 _FRACTIONS = ("data.swap", "data.hold_tasks", "data.hold_images", "objective.caption_dropout", "optimizer.ema")
 
@@ -207,8 +209,13 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         if "=" not in override:
             raise ValueError(f"{override!r} is no override; write key=value, such as train.steps=2000")
         tree = _merge(tree, OmegaConf.from_dotlist([override]), override)
+    if tree.train.precision == str(False):
+        tree.train.precision = "no"  # YAML reads a bare no as false
     _check(tree)
-    return OmegaConf.to_object(tree)
+    config = OmegaConf.to_object(tree)
+    # All of a bank but the width of its query, which the encoder will tell.
+    replace(config.bank, projection="linear").resolve(1, config.base.path, config.bank.encoder)
+    return config
 
 
 def save_config(config: Config, path: Path) -> None:

@@ -6,8 +6,11 @@ from pathlib import Path
 import torch
 from torch.utils.data import Dataset
 
+from lorweb_core.atomic import replacing
+
 from .config import MADE_IN_RUN, Config, flat, load_config, save_config
 from .data.analogies import AnalogyDataset, AnalogySampler, square_canvas
+from .data.errors import DataError
 from .data.manifest import Manifest
 from .data.sources import folders
 from .data.splits import Splits, split
@@ -39,7 +42,8 @@ def _save(config: Config, path: Path) -> None:
         changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
         if changed:
             logger.warning("settings changed since this run began: %s", "; ".join(changed))
-    save_config(config, path)
+    with replacing(path) as temporary:
+        save_config(config, temporary)
 
 
 def _fill_in_tiny_parts(config: Config, folder: Path) -> None:
@@ -94,7 +98,18 @@ def training_items(config: Config, training: AnalogyDataset, encoding: Encoding)
 
 
 def validation_sets(config: Config, splits: Splits) -> dict[str, AnalogyDataset]:
-    """The held-out analogies by name; those of training when nothing is held out."""
+    """The held-out analogies by name; those of training when nothing is held out.
+
+    Raises:
+        DataError: when there is no analogy in what is held out.
+    """
     sets = {"held-out-images": splits.held_out_images, "held-out-tasks": splits.held_out_tasks}
     held = {name: manifest for name, manifest in sets.items() if manifest is not None}
-    return {name: analogies(config, manifest) for name, manifest in (held or {"training": splits.train}).items()}
+    return {name: _named(name, config, manifest) for name, manifest in (held or {"training": splits.train}).items()}
+
+
+def _named(name: str, config: Config, manifest: Manifest) -> AnalogyDataset:
+    try:
+        return analogies(config, manifest)
+    except DataError as error:
+        raise DataError(f"{name}: {error}; hold out more, or nothing") from error

@@ -4,10 +4,12 @@ import argparse
 import logging
 import os
 import sys
+from datetime import timedelta
 from pathlib import Path
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import InitProcessGroupKwargs
 
 from .base import check_quantisation, load_transformer
 from .batches import Batches, Share
@@ -20,6 +22,9 @@ from .tracking import make_trackers
 from .validation import Validator
 
 logger = logging.getLogger(__name__)
+
+# Processes wait for the main one while it fills the caches, which is longer than the ten minutes that NCCL allows.
+_PATIENCE = timedelta(days=2)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +57,7 @@ def train(config: Config) -> Path:
     with accelerator.main_process_first():
         prepare_run(config, accelerator.is_main_process)
     manifest, splits = load_data(config)
-    dataset = analogies(config, splits.train, config.data.swap)
+    dataset, held_out = analogies(config, splits.train, config.data.swap), validation_sets(config, splits)
     with accelerator.main_process_first():
         encoding = make_encoding(config, accelerator.device, manifest, dataset)
     transformer = load_transformer(config.base, accelerator.device)
@@ -65,7 +70,7 @@ def train(config: Config) -> Path:
         accelerator.device,
         config.objective.guidance if transformer.config.guidance_embeds else None,
     )
-    validator = Validator(config, accelerator, batches, validation_sets(config, splits), trainer.tuner)
+    validator = Validator(config, accelerator, batches, held_out, trainer.tuner)
     accelerator.init_trackers(config.log.project, flat(config), tracker_arguments)
     trainer.train(batches.from_step(trainer.step), validator)
     accelerator.end_training()
@@ -84,6 +89,7 @@ def make_accelerator(config: Config, trackers: list) -> Accelerator:
         log_with=trackers,
         project_dir=config.run,
         cpu=not torch.accelerator.is_available(),
+        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
     )
     logger.info(
         "%d process(es), %s, %s", accelerator.num_processes, accelerator.distributed_type.value, accelerator.device

@@ -67,12 +67,24 @@ def test_paper_yaml_comments_every_knob():
         ("objective.caption_dropout=2", "objective.caption_dropout is 2.0; expected 0 to 1"),
         ("data.cache_latents=5", "set data.cache"),
         ("steps", "write key=value"),
+        ("bank.heads=3", "heads is 3, which does not divide the key width 128"),
+        ("bank.num_loras=0", "num_loras is 0; expected a whole number of at least 1"),
+        ("bank.projection=conv", "bank.projection is 'conv'; expected one of linear, none"),
+        ("validation.steps=0", "validation.steps is 0; expected at least 1"),
     ],
 )
 def test_mistakes_in_overrides_are_named(override, message):
     with pytest.raises(ValueError) as error:
         load_config(Path("training/configs/paper.yaml"), [*NEEDED, override])
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("precision", ["no", '"no"', "false"])
+def test_no_precision_is_what_yaml_reads_as_false(precision):
+    assert (
+        load_config(Path("training/configs/paper.yaml"), [*NEEDED, f"train.precision={precision}"]).train.precision
+        == "no"
+    )
 
 
 def test_mistakes_in_files_name_the_file(tmp_path):

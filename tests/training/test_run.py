@@ -1,10 +1,8 @@
-"""Whole runs: loss, bank, resume after a kill, caches."""
+"""Whole runs: loss, bank, caches, what is refused."""
 
 import importlib.util
 import json
 import shutil
-import signal
-import time
 
 import pytest
 import torch
@@ -13,19 +11,13 @@ from torch._dynamo.utils import counters
 
 import training.train as train_module
 from lorweb_core import BasisBank
-from training.checkpointing import Checkpoints
 from training.config import load_config
+from training.data import Manifest
 from training.tracking import read_metrics
 
 
 def parameters(run, step):
     return load_file(run / "checkpoints" / f"step-{step:08d}" / "adapter.safetensors")
-
-
-def assert_identical(one, other, step, file="adapter"):
-    a, b = (load_file(run / "checkpoints" / f"step-{step:08d}" / f"{file}.safetensors") for run in (one, other))
-    assert a.keys() == b.keys() and len(a) > 10
-    assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 def test_loss_falls_and_the_bank_is_read_by_the_core(run_training, tmp_path):
@@ -53,54 +45,33 @@ def test_loss_falls_and_the_bank_is_read_by_the_core(run_training, tmp_path):
     assert bank.delta("transformer_blocks.0.attn.to_q", coefficients).abs().max() > 0
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        ["optimizer.schedule=cosine", "optimizer.ema=0.9", "train.accumulate=2"],
-        ["optimizer.name=prodigy", "optimizer.lr=1", "optimizer.mixer_lr=null"],
-        ["optimizer.name=adamw8bit"],
-    ],
-    ids=["ema", "prodigy", "adamw8bit"],
-)
-def test_an_interrupted_run_ends_like_an_uninterrupted_one(run_training, tmp_path, settings):
-    if "optimizer.name=adamw8bit" in settings:
-        pytest.importorskip("bitsandbytes")
-    settings = [*settings, "objective.entropy=0.01", "objective.balance=0.01", "checkpoint.every=2"]
-    whole = run_training(tmp_path / "whole", "train.steps=4", *settings)
-    cut = tmp_path / "cut"
-    run_training(cut, "train.steps=4", *settings)
-    for path in (cut / "checkpoints" / "step-00000004").iterdir():
-        path.unlink()
-    (cut / "checkpoints" / "step-00000004").rmdir()
-    (cut / "bank.safetensors").unlink()
-    run_training(cut, "train.steps=4", *settings)
-    for file in ["adapter", "optimizer", *(["ema"] if "optimizer.ema=0.9" in settings else [])]:
-        assert_identical(whole, cut, 4, file)
-    one, other = (BasisBank.load(run / "bank.safetensors") for run in (whole, cut))
-    assert one.metadata == other.metadata
-    for name, layer in one.layers.items():
-        assert torch.equal(layer.A, other.layers[name].A) and torch.equal(layer.B, other.layers[name].B)
-    assert [row["loss"] for row in read_metrics(whole / "metrics.csv")] == [
-        row["loss"] for row in read_metrics(cut / "metrics.csv")
-    ]
+def test_rows_are_means_over_the_steps_since_the_last(run_training, tmp_path):
+    settings = ["train.steps=5", "checkpoint.every=2"]
+    every, some = (run_training(tmp_path / f"log{n}", *settings, f"log.every={n}") for n in (1, 3))
+    losses = [float(row["loss"]) for row in read_metrics(every / "metrics.csv")]
+    rows = [(int(row["step"]), float(row["loss"])) for row in read_metrics(some / "metrics.csv")]
+    means = [(2, sum(losses[:2]) / 2), (3, losses[2]), (4, losses[3]), (5, losses[4])]
+    assert [step for step, _ in rows] == [step for step, _ in means]
+    assert [loss for _, loss in rows] == pytest.approx([loss for _, loss in means], rel=1e-5)
 
 
-def test_a_killed_run_resumes_to_identical_parameters(run_training, launch, tmp_path):
-    settings = ["train.steps=12", "checkpoint.every=3", "checkpoint.keep=10"]
-    killed = tmp_path / "killed"
-    process = launch(killed, *settings)
-    deadline = time.monotonic() + 300
-    while not Checkpoints(killed / "checkpoints", 10).steps() and time.monotonic() < deadline:
-        assert process.poll() is None, process.stdout.read()
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    reached = Checkpoints(killed / "checkpoints", 10).steps()
-    assert reached and reached[-1] < 12
-    whole = run_training(tmp_path / "whole", *settings)
-    run_training(killed, *settings)
-    assert_identical(whole, killed, 12)
-    assert_identical(whole, killed, 12, "optimizer")
+def test_accumulated_batches_reach_the_parameters_of_one(run_training, tmp_path):
+    whole = run_training(tmp_path / "whole", "train.steps=3", "train.batch=2")
+    parts = run_training(tmp_path / "parts", "train.steps=3", "train.batch=1", "train.accumulate=2")
+    for name, value in parameters(whole, 3).items():
+        torch.testing.assert_close(parameters(parts, 3)[name], value, rtol=0, atol=1e-5)
+
+
+def test_processes_wait_for_the_caches_longer_than_nccl_allows(overrides, tmp_path):
+    config = load_config("training/configs/tiny.yaml", [*overrides, f"run={tmp_path}"])
+    assert train_module.make_accelerator(config, []).init_handler.timeout.days >= 1
+
+
+def test_the_command_line_names_a_misspelt_key_and_trains_nothing(tmp_path, caplog):
+    arguments = ["--config", "training/configs/tiny.yaml", f"run={tmp_path / 'run'}", "train.step=5"]
+    assert train_module.main(arguments) == 1
+    assert "train.step=5: there is no key 'train.step'; did you mean 'train.steps'?" in caplog.text
+    assert not (tmp_path / "run").exists()
 
 
 def test_caches_change_nothing(run_training, tmp_path):
@@ -119,41 +90,6 @@ def test_checkpointed_and_composite_queries_train(run_training, tmp_path):
     assert BasisBank.load(run / "bank.safetensors").config.query_dim == 768
 
 
-def resume_with_scaler(run_training, folder, *settings):
-    """(gradient scaler's state, parameters) after four steps, uninterrupted and resumed after two."""
-    results = []
-    for name, steps in (("whole", [4]), ("cut", [2, 4])):
-        for last in steps:
-            run = run_training(folder / name, "checkpoint.every=2", f"train.steps={last}", *settings)
-        state = json.loads((run / "checkpoints" / "step-00000004" / "state.json").read_text())
-        results.append((state["scaler"], parameters(run, 4)))
-    return results
-
-
-def test_a_gradient_scaler_is_resumed(run_training, tmp_path, monkeypatch):
-    """accelerate scales on GPUs only, so the scaler is put in by hand; it works on a CPU all the same."""
-    make = train_module.make_accelerator
-
-    def scaling(*arguments):
-        accelerator = make(*arguments)
-        accelerator.scaler = torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3)
-        return accelerator
-
-    monkeypatch.setattr(train_module, "make_accelerator", scaling)
-    (whole, expected), (cut, found) = resume_with_scaler(run_training, tmp_path)
-    assert whole == cut and (whole["scale"], whole["_growth_tracker"]) == (8.0, 1)
-    assert [name for name, value in expected.items() if not torch.equal(found[name], value)] == []
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="half precision needs a CUDA device")
-def test_half_precision_is_resumed(run_training, tmp_path):
-    (whole, expected), (cut, found) = resume_with_scaler(run_training, tmp_path, "train.precision=fp16")
-    assert whole == cut != torch.amp.GradScaler().state_dict()
-    for name, value in expected.items():
-        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.slow
 @pytest.mark.skipif(not any(map(shutil.which, ("g++", "clang++", "cl"))), reason="torch.compile needs a C++ compiler")
 def test_compiled_blocks_train_like_eager_ones(run_training, tmp_path):
@@ -168,12 +104,6 @@ def test_compiled_blocks_train_like_eager_ones(run_training, tmp_path):
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
     for name, value in parameters(eager, 3).items():
         torch.testing.assert_close(parameters(compiled, 3)[name], value, rtol=0, atol=1e-4)
-
-
-def test_a_finished_run_is_not_overwritten_unless_resumed(run_training, tmp_path):
-    run = run_training(tmp_path / "run", "train.steps=1")
-    with pytest.raises(ValueError, match=r"holds a run that reached step 1; give another run="):
-        run_training(run, "train.steps=2", "checkpoint.resume=false")
 
 
 def test_divergence_stops_the_run(run_training, tmp_path):
@@ -191,13 +121,34 @@ def test_divergence_stops_the_run(run_training, tmp_path):
         ("optimizer.schedule=steep", "optimizer.schedule is 'steep'; expected one of linear, cosine"),
         ("log.trackers=[csv,neptune]", "log.trackers holds 'neptune'; expected csv, tensorboard, wandb"),
         ("data.canvas=40", "a multiple of 32"),
+        ("data.hold_images=0.00001", "the split leaves no pairs for held-out images"),
         ("bank.heads=3", "does not divide the key width"),
     ],
 )
-def test_unusable_settings_are_named(run_training, tmp_path, setting, message):
+def test_unusable_settings_are_named_before_anything_is_encoded(run_training, tmp_path, setting, message):
+    cache = tmp_path / "cache"
     with pytest.raises(ValueError) as error:
-        run_training(tmp_path / "run", setting)
+        run_training(tmp_path / "run", f"data.cache={cache}", setting)
     assert message in str(error.value)
+    assert not cache.exists() or "there is no folder" in message
+
+
+def test_held_out_sets_without_analogies_are_refused_before_anything_is_encoded(run_training, parts, tmp_path):
+    manifest = load_config("training/configs/tiny.yaml", [*parts, "run=r"]).data.manifest
+    pairs = Manifest.load(manifest)
+    (tmp_path / "m.jsonl").write_text("".join(lonely(pairs)))
+    settings = [f"data.manifest={tmp_path / 'm.jsonl'}", f"data.cache={tmp_path / 'cache'}", "data.hold_images=0"]
+    with pytest.raises(ValueError, match=r"held-out-tasks: .* no task has the two pairs .*; hold out more, or nothing"):
+        run_training(tmp_path / "run", *settings)
+    assert not (tmp_path / "cache").exists()
+
+
+def lonely(pairs):
+    """Lines of a manifest in which the task that tiny.yaml holds out has a single pair."""
+    for pair in (pairs[number] for task, numbers in pairs.tasks.items() for number in numbers[: 1 + (task != "sepia")]):
+        images = {"before": str(pair.before.path), "after": str(pair.after.path)}
+        hashes = [pair.before.hash, pair.after.hash]
+        yield json.dumps({"task": pair.task, **images, "prompt": "", "size": pair.size, "hashes": hashes}) + "\n"
 
 
 @pytest.mark.parametrize(
