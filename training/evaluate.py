@@ -8,9 +8,10 @@ import argparse
 import json
 import logging
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -18,12 +19,11 @@ from peft import LoraConfig
 from torch import Tensor
 from tqdm import tqdm
 
-from lorweb_core import BasisBank
+from lorweb_core import BankConfig, BasisBank, MixingCoefficients
 
 from .base import load_transformer
 from .config import Config, load_config
 from .data import AnalogyDataset, collate
-from .encoders import VisionEncoder
 from .encoding import live_encoding
 from .metrics import METRICS, direction, fidelity, make_lpips
 from .report import write_report
@@ -47,25 +47,40 @@ class Result:
     image: Tensor
 
 
+class Told(NamedTuple):
+    """An analogy as the transformer sees it: latent of the reference canvas, prompt tokens, pooled prompt."""
+
+    reference: Tensor
+    tokens: Tensor
+    pooled: Tensor
+
+
 class Contestant:
     """A bank as an ordinary LoRA of rank N*r inside the pipeline's transformer."""
 
     def __init__(self, name: str, bank: BasisBank, transformer: FluxTransformer2DModel):
         self.name, self.bank, self.transformer = name, bank, transformer
         rank = bank.config.num_loras * bank.config.rank
+        biased = any(layer.bias is not None for layer in bank.layers.values())
         transformer.add_adapter(
-            LoraConfig(r=rank, lora_alpha=rank, target_modules=list(bank.layers), init_lora_weights=False), name
+            LoraConfig(
+                r=rank, lora_alpha=rank, target_modules=list(bank.layers), lora_bias=biased, init_lora_weights=False
+            ),
+            name,
         )
 
     @torch.no_grad()
-    def wear(self, query: Tensor) -> None:
-        """Make the transformer answer the analogy of a query [q]."""
-        lora = self.bank.compose(self.bank.mix(query))
+    def wear(self, coefficients: MixingCoefficients) -> None:
+        """Make the transformer answer the analogy that these coefficients stand for."""
+        lora = self.bank.compose(coefficients)
         self.transformer.set_adapter(self.name)
         for layer in self.bank.layers:
             module = self.transformer.get_submodule(layer)
             for matrix, factor in zip((module.lora_A, module.lora_B), lora.factors(layer), strict=True):
                 matrix[self.name].weight.copy_(factor)
+            if module.lora_B[self.name].bias is not None:
+                bias = lora.bias(layer)
+                module.lora_B[self.name].bias.copy_(torch.zeros(()) if bias is None else bias)
 
 
 class Evaluation:
@@ -74,43 +89,57 @@ class Evaluation:
     Args:
         banks: name -> bank; all must want the run's encoder and query mode.
         lpips_weights: see ``load_lpips_weights``; None leaves LPIPS out.
+        prompts: see ``live_encoding``.
     """
 
     def __init__(
-        self, config: Config, banks: Mapping[str, BasisBank], lpips_weights: Path | None, device: torch.device
+        self,
+        config: Config,
+        banks: Mapping[str, BasisBank],
+        lpips_weights: Path | None,
+        device: torch.device,
+        prompts: Sequence[str] | None = None,
     ):
         self.config, self.device = config, device
-        self.encoding = live_encoding(config, device)
+        self.encoding = live_encoding(config, device, prompts)
         for name, bank in banks.items():
-            _check_fits(name, bank, self.encoding.bank)
+            check_fits(name, bank, self.encoding.bank)
         transformer = load_transformer(config.base, device)
         self.contestants = [Contestant(name, bank, transformer) for name, bank in banks.items()]
         self.pipeline = make_pipeline(config.base.path, transformer, self.encoding.coder)
-        self.vision = VisionEncoder(config.bank.encoder, device)
+        self.vision = self.encoding.vision
         self.lpips = make_lpips(lpips_weights, Path(config.run) / "lpips", device) if lpips_weights else None
 
     def results(self, held_out: str, dataset: AnalogyDataset, count: int) -> Iterator[Result]:
         """Answers to the first analogies of a set: copying b, then every bank."""
         for number in tqdm(range(count), desc=held_out, unit="analogy"):
             item = dataset[number]
-            answers = {COPY: item["b"], **self._sample(item, number)}
-            for name, image in answers.items():
-                yield Result(held_out, item["task"], name, self.measure(item, image), image)
+            yield from self.judge(held_out, item, {COPY: item["b"], **self.answers(item, number)})
+
+    def judge(self, held_out: str, item: dict, answers: Mapping[str, Tensor]) -> Iterator[Result]:
+        """Answers [h, w, 3] to one analogy with their metrics."""
+        for name, image in answers.items():
+            yield Result(held_out, item["task"], name, self.measure(item, image), image)
+
+    def answers(self, item: dict, seed: int) -> dict[str, Tensor]:
+        """Every bank's answer [h, w, 3] to an analogy."""
+        answers, query, told = {}, self.encoding.query(collate([item]))[0], self.tell(item, item["prompt"])
+        for contestant in self.contestants:
+            contestant.wear(contestant.bank.mix(query))
+            answers[contestant.name] = self.sample(told, seed)
+        return answers
 
     @torch.no_grad()
-    def _sample(self, item: dict, seed: int) -> dict[str, Tensor]:
-        columns = collate([item])
+    def tell(self, item: dict, prompt: str) -> Told:
+        """What the transformer is told about an analogy, with a prompt that may be another than its own."""
         dtype = self.encoding.coder.vae.dtype
-        reference = self.encoding.coder.encode(columns["reference"])
-        tokens, pooled = (x.to(self.device, dtype) for x in self.encoding.prompts(columns["prompt"]))
-        query, validation, answers = self.encoding.query(columns)[0], self.config.validation, {}
-        for contestant in self.contestants:
-            contestant.wear(query)
-            canvas = sample_canvas(
-                self.pipeline, reference, tokens, pooled, validation.steps, validation.guidance, seed
-            )
-            answers[contestant.name] = answer_of(canvas)
-        return answers
+        tokens, pooled = (x.to(self.device, dtype) for x in self.encoding.prompts([prompt]))
+        return Told(self.encoding.coder.encode(item["reference"][None]), tokens, pooled)
+
+    def sample(self, told: Told, seed: int) -> Tensor:
+        """b' [h, w, 3] by the transformer with the bank that it wears."""
+        validation = self.config.validation
+        return answer_of(sample_canvas(self.pipeline, *told, validation.steps, validation.guidance, seed))
 
     def measure(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
         """Every metric of one answer."""
@@ -123,10 +152,18 @@ class Evaluation:
         }
 
 
-def _check_fits(name: str, bank: BasisBank, wanted) -> None:
+def check_fits(name: str, bank: BasisBank, wanted: BankConfig) -> None:
+    """Check that a bank asks for the queries that this run's data is encoded for.
+
+    Raises:
+        ValueError: naming the setting in which they differ.
+    """
     for setting in ("query_mode", "query_dim", "encoder"):
         found, expected = getattr(bank.config, setting), getattr(wanted, setting)
-        if found != expected:
+        same = found == expected
+        if setting == "encoder":  # one bank may say owner/name and the other the name of a folder
+            same = found.rsplit("/", 1)[-1] == expected.rsplit("/", 1)[-1]
+        if not same:
             raise ValueError(
                 f"bank {name}: its {setting} is {found!r}, but this run's data is encoded for {expected!r}"
             )
@@ -169,6 +206,7 @@ def main(arguments: list[str] | None = None) -> int:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         config = load_config(options.run / CONFIG_NAME, options.overrides)
+        config.run = str(options.run)  # which may have been moved since
         paths = [options.bank or options.run / "bank.safetensors", *options.against]
         evaluate(config, paths, options.analogies, options.lpips, options.out or options.run / "evaluation")
     except (ValueError, OSError) as error:
@@ -183,13 +221,15 @@ def evaluate(config: Config, paths: list[Path], count: int, lpips_weights: Path 
     Raises:
         ValueError: for banks, data or settings that cannot be used.
     """
+    if count < 1:
+        raise ValueError(f"{count} analogies are no evaluation; expected at least 1")
     if lpips_weights is None:
         logger.info("LPIPS is left out; give its weights with --lpips")
     device = torch.accelerator.current_accelerator() or torch.device("cpu")
-    _, splits = load_data(config)
-    banks = {f"{path.parent.name}/{path.stem}".replace(".", "_"): BasisBank.load(path) for path in paths}
-    evaluation = Evaluation(config, banks, lpips_weights, device)
-    sets = validation_sets(config, splits)
+    sets = validation_sets(config, load_data(config)[1])
+    prompts = [dataset.sampler[number].answer.prompt for dataset in sets.values() for number in range(count)]
+    banks = {name: BasisBank.load(path) for name, path in name_banks(paths).items()}
+    evaluation = Evaluation(config, banks, lpips_weights, device, prompts)
     results, examples = [], {name: [] for name in sets}
     for name, dataset in sets.items():
         answers = list(evaluation.results(name, dataset, count))
@@ -201,6 +241,20 @@ def evaluate(config: Config, paths: list[Path], count: int, lpips_weights: Path 
     write_report(out / "report.html", config.run, summary, examples)
     logger.info("wrote %s", out / "report.html")
     return summary
+
+
+def name_banks(paths: Sequence[Path]) -> dict[str, Path]:
+    """Banks under the ends of their paths, at least two parts and as many as tell them apart.
+
+    Raises:
+        ValueError: when a bank is given twice.
+    """
+    parts = [path.resolve().with_suffix("").parts for path in paths]
+    if len(set(parts)) < len(parts):
+        raise ValueError(f"a bank stands twice among {', '.join(map(str, paths))}")
+    length = next(n for n in range(2, 2 + max(map(len, parts))) if len({part[-n:] for part in parts}) == len(parts))
+    # PEFT calls an adapter by this name, and PyTorch allows no dot in it.
+    return {"/".join(part[-length:]).replace(".", "_"): path for part, path in zip(parts, paths, strict=True)}
 
 
 def _rows(dataset: AnalogyDataset, answers: list[Result], count: int) -> list[tuple[str, dict[str, Tensor]]]:

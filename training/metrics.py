@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .lpips_weights import load_lpips_weights
@@ -18,8 +18,8 @@ _IDENTICAL_PSNR = 100.0  # of images without any difference, in dB
 Distance = Callable[[Tensor, Tensor], float]
 
 
-def make_lpips(weights: Path, cache: Path, device: torch.device) -> Distance:
-    """LPIPS (AlexNet, version 0.1) of two images [H, W, 3] in 0..1.
+def load_lpips(weights: Path, cache: Path) -> nn.Module:
+    """LPIPS (AlexNet, version 0.1) as a network of image batches [B, 3, H, W] in -1..1.
 
     Raises:
         ValueError: when the lpips package is missing or the weights cannot be read.
@@ -33,7 +33,16 @@ def make_lpips(weights: Path, cache: Path, device: torch.device) -> Distance:
     # The package holds its linear layers under two names.
     state |= {f"lins.{name[3:]}": value for name, value in state.items() if name.startswith("lin")}
     model.load_state_dict({**model.scaling_layer.state_dict(prefix="scaling_layer."), **state})
-    model.to(device)
+    return model.requires_grad_(False)
+
+
+def make_lpips(weights: Path, cache: Path, device: torch.device) -> Distance:
+    """LPIPS of two images [H, W, 3] in 0..1.
+
+    Raises:
+        ValueError: as ``load_lpips``.
+    """
+    model = load_lpips(weights, cache).to(device)
 
     @torch.no_grad()
     def distance(one: Tensor, other: Tensor) -> float:

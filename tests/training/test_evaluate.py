@@ -1,16 +1,21 @@
 """Evaluation: the composed LoRA equals the tuner, metrics equal their definitions, weights come in safely."""
 
+import contextlib
 import json
 import pickle
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from diffusers import FluxTransformer2DModel
 from torch.nn import functional as F
 
-from lorweb_core import BasisBank
+from lorweb_core import BankConfig, BasisBank
 from training.config import load_config
-from training.evaluate import Contestant, main
+from training.evaluate import Contestant, check_fits, main, name_banks
 from training.lpips_weights import load_lpips_weights
 from training.metrics import direction, fidelity
 from training.tuner import LoRWeBConfig, LoRWeBModel
@@ -94,7 +99,7 @@ def test_a_composed_bank_answers_like_the_tuner(parts, tmp_path):
         expected = predict_velocity(tuner, x_t, t, told)
         plain = load_transformer(config.base, torch.device("cpu"))
         contestant = Contestant("bank", BasisBank.load(tmp_path / "bank.safetensors"), plain)
-        contestant.wear(told.query[0])
+        contestant.wear(contestant.bank.mix(told.query[0]))
         forward = plain.forward
         plain.forward = lambda query, **kwargs: forward(**kwargs)
         found = predict_velocity(plain, x_t, t, told)
@@ -102,6 +107,39 @@ def test_a_composed_bank_answers_like_the_tuner(parts, tmp_path):
         untouched = predict_velocity(tuner, x_t, t, told)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (untouched - expected).abs().max() > 0.1
+
+
+def test_the_bias_of_a_bank_is_worn(tmp_path):
+    from lorweb_core.checkpoint import write_bank
+
+    base = FluxTransformer2DModel(num_layers=1, num_single_layers=1, num_attention_heads=1, joint_attention_dim=8)
+    widths = {"transformer_blocks.0.ff.net.2": (512, 128), "transformer_blocks.0.attn.to_q": (128, 128)}
+    layers = {
+        name: {
+            "lora_A": torch.randn(2, width, 3), "lora_B": torch.randn(2, 3, out), "lora_keys": torch.randn(2, 4),
+            "att_lora_to_q.weight": torch.randn(4, 6), "lora_up_bias": torch.randn(2, out),
+        }
+        for name, (width, out) in widths.items()
+    }  # fmt: skip
+    config = BankConfig(num_loras=2, rank=3, key_dim=4, query_dim=6, query_mode="caa'b")
+    write_bank(tmp_path / "bank.safetensors", layers, config)
+    contestant = Contestant("bank", BasisBank.load(tmp_path / "bank.safetensors"), base)
+    coefficients = contestant.bank.mix(torch.randn(6))
+    contestant.wear(coefficients)
+    for name, c in zip(coefficients.layers, coefficients.values, strict=True):
+        module, x = base.get_submodule(name), torch.randn(5, widths[name][0])
+        tensors = layers[name]
+        delta = torch.einsum("n,nir,nro->io", c, tensors["lora_A"], tensors["lora_B"])
+        expected = module.base_layer(x) + x @ delta + c @ tensors["lora_up_bias"]
+        torch.testing.assert_close(module(x), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_banks_are_named_by_what_tells_them_apart():
+    one, two, three = (Path(f"/x/{name}/run.1/bank.safetensors") for name in ("one", "two", "three"))
+    assert list(name_banks([one])) == ["run_1/bank"]
+    assert name_banks([one, two, three]) == {"one/run_1/bank": one, "two/run_1/bank": two, "three/run_1/bank": three}
+    with pytest.raises(ValueError, match="a bank stands twice among /x/one"):
+        name_banks([one, two, one])
 
 
 def test_the_report_covers_every_set_and_contestant(run_training, weights, tmp_path):
@@ -122,6 +160,24 @@ def test_the_report_covers_every_set_and_contestant(run_training, weights, tmp_p
     assert set(summary["held-out-tasks"]["run/bank"]) == {"overall", "sepia"}
     page = (run / "evaluation" / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 2 * 2 * 6 and "http" not in page and "sepia" in page
+
+
+def test_a_run_that_was_moved_is_evaluated_where_it_is(run_training, tmp_path, caplog):
+    old = run_training(tmp_path / "old", "train.steps=1")
+    run = old.rename(tmp_path / "new")
+    arguments = ["--run", str(run), "--analogies", "1", "validation.steps=1", "data.canvas=64"]
+    assert main(arguments) == 0
+    assert not old.exists() and "Evaluation of " + str(run) in (run / "evaluation" / "report.html").read_text()
+    arguments[3] = "0"
+    assert main(arguments) == 1 and "0 analogies are no evaluation" in caplog.text
+
+
+@pytest.mark.parametrize(("found", "fits"), [("owner/encoder", True), ("encoder", True), ("owner/other", False)])
+def test_an_encoder_is_the_same_under_its_folder_and_its_hub_id(found, fits):
+    wanted = BankConfig(num_loras=2, rank=2, key_dim=4, query_dim=6, encoder="encoder")
+    bank = SimpleNamespace(config=replace(wanted, encoder=found))
+    with contextlib.nullcontext() if fits else pytest.raises(ValueError, match="its encoder is 'owner/other'"):
+        check_fits("bank", bank, wanted)
 
 
 def test_a_bank_of_another_encoder_is_refused(run_training, tmp_path, caplog):
