@@ -27,7 +27,7 @@ from ._measure import alternate, median_ratio, milliseconds, print_table
 FULL_WIDTH, RANK = 3072, 4
 
 
-class _Plain(nn.Module):
+class Plain(nn.Module):
     """PEFT's model under the tuner's call signature: the query is not used."""
 
     def __init__(self, model: nn.Module):
@@ -65,7 +65,7 @@ def bank_config(width: int) -> BankConfig:
 def lora(base: FluxTransformer2DModel) -> nn.Module:
     """PEFT's LoRA of the same rank."""
     rank = bank_config(base.inner_dim).num_loras * RANK
-    return _Plain(get_peft_model(base, LoraConfig(r=rank, lora_alpha=rank, target_modules=FLUX_TARGETS)))
+    return Plain(get_peft_model(base, LoraConfig(r=rank, lora_alpha=rank, target_modules=FLUX_TARGETS)))
 
 
 def make_batch(base: FluxTransformer2DModel, batch: int, side: int, text: int):
