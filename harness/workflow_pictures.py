@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .browser import ComfyPage, Workflow, open_browser, read_workflow
 from .comfyui import ROOT, ComfyServer
-from .demo import sepia
+from .edit_graph import sepia
 from .small_models import RANDOM_VIT_L, flux_layers, photographs, random_bank, small_models
 
 if TYPE_CHECKING:

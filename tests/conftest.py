@@ -35,7 +35,7 @@ def small_models() -> Path:
 def comfy(small_models, tmp_path_factory):
     """A running ComfyUI with this pack, the small models and LoadSmallFlux; one for the whole session."""
     from harness.comfyui import ComfyServer
-    from harness.demo import SMALL_FLUX_PACK
+    from harness.edit_graph import SMALL_FLUX_PACK
 
     with ComfyServer(tmp_path_factory.mktemp("comfyui"), small_models, extra_packs=[SMALL_FLUX_PACK]) as server:
         yield server

@@ -35,7 +35,7 @@ def wide_flux_path() -> Path:
 @pytest.fixture(scope="session")
 def names(comfy, photographs):
     """Uploaded a, a' and b; b is not square and small, so that the runs are quick."""
-    from harness.demo import sepia
+    from harness.edit_graph import sepia
 
     a = photographs["astronaut"][::4, ::4]
     images = {"a": a, "a_prime": sepia(a), "b": photographs["chelsea"][::3, ::3]}
@@ -45,6 +45,6 @@ def names(comfy, photographs):
 @pytest.fixture
 def graph(names):
     """Edit by example with the small models, in API format."""
-    from harness.demo import edit_graph
+    from harness.edit_graph import edit_graph
 
     return edit_graph(names["a"], names["a_prime"], names["b"], long_side=256, steps=2)

@@ -15,7 +15,7 @@ from lorweb_pack.nodes.siglip import SiglipVision
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-from harness.demo import sepia
+from harness.edit_graph import sepia
 from harness.small_models import RANDOM_VIT_L, SMALL_BANK, random_bank
 
 LAYERS = {"transformer_blocks.0.attn.to_q": (8, 8), "single_transformer_blocks.0.proj_out": (16, 8)}

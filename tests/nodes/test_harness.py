@@ -14,7 +14,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from harness.comfyui import PACK_NAME, ROOT, ComfyServer, GraphError, GraphInterrupted, ServerError
-from harness.demo import edit_graph, sepia
+from harness.edit_graph import edit_graph, sepia
 from harness.fetch import comfyui_folder
 from harness.small_models import (
     RANDOM_CLIP_L,

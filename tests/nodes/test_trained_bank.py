@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from harness.comfyui import ROOT
-from harness.demo import edit_graph, sepia
+from harness.edit_graph import edit_graph, sepia
 from lorweb_core import BasisBank
 
 
