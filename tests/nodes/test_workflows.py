@@ -8,12 +8,11 @@ import pytest
 import requests
 from PIL import Image
 
+from harness.api_graph import NOTES, WIDGET_TYPES, described_inputs, widgets
 from harness.comfyui import PACK_NAME, ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SHIPPED = {"blend_two_edits", "edit_by_example", "export_lora", "inspect_coefficients"}
-NOTES = {"MarkdownNote", "Note"}  # these live in the frontend only
-WIDGET_TYPES = {"BOOLEAN", "COMBO", "FLOAT", "INT", "STRING"}
 TITLE_HEIGHT = 30
 
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -30,26 +29,6 @@ def read(path: Path) -> dict:
 
 def nodes_of(workflow):
     return [node for node in workflow["nodes"] if node["type"] not in NOTES]
-
-
-def described_inputs(info):
-    """Name -> (type, options) in the order of the slots; the type of an old-style combo is the list of its values."""
-    described = {}
-    for name, (kind, *options) in {**info["input"].get("required", {}), **info["input"].get("optional", {})}.items():
-        options = options[0] if options else {}
-        described[name] = ("COMBO", {**options, "options": kind}) if isinstance(kind, list) else (kind, options)
-    return described
-
-
-def widgets(info):
-    """(name, type, options) of every value that the frontend saves for a node, in its order."""
-    for name, (kind, options) in described_inputs(info).items():
-        if kind in WIDGET_TYPES and not options.get("forceInput"):
-            yield name, kind, options
-            if options.get("control_after_generate"):
-                yield "control_after_generate", "COMBO", {"options": ["fixed", "increment", "decrement", "randomize"]}
-            if options.get("image_upload"):
-                yield "upload", "COMBO", {"options": ["image"]}
 
 
 def test_all_workflows_are_there():
@@ -133,9 +112,8 @@ def test_notes_say_where_every_file_goes(path):
     workflow = read(path)
     notes = "\n".join(node["widgets_values"][0] for node in workflow["nodes"] if node["type"] in NOTES)
     files = {value for node in nodes_of(workflow) for value in files_of(node)}
-    assert files
     assert [name for name in files if name not in notes] == []
-    assert "non-commercial" in notes
+    assert files and "non-commercial" in notes
 
 
 def files_of(node):
