@@ -165,6 +165,13 @@ def test_alpha_channels_are_ignored(bank, small_vision, triplet):
     assert torch.equal(encode(bank, small_vision, *with_alpha).values, encode(bank, small_vision, *images).values)
 
 
+def test_a_small_b_is_not_enlarged(bank, small_vision, triplet):
+    """Images that are quadrants already reach the encoder as they are."""
+    images = [tensor(image)[:, :64, :64] for image in triplet]
+    query = build_query(bank.config.query_mode, *images, ClipVisionEncoder(small_vision, bank.config))
+    torch.testing.assert_close(encode(bank, small_vision, *images).values, bank.mix(query).mean().values)
+
+
 def edge_marks(size=(200, 600)):
     """A grey image, and the same with marks at its far left and right edges only."""
     plain = torch.full((1, *size, 3), 0.5)
