@@ -1,7 +1,8 @@
-"""Train the parts of the starter: ``python -m training.starter autoencoder|encoder|base key=value ...``.
+"""Train the parts of the starter: ``python -m training.starter autoencoder|encoder|base|export key=value ...``.
 
-Every part is written into its own folder below ``run``; the same command goes on where a run was interrupted. The bank
-is trained like any other: ``python -m training.train --config training/configs/starter.yaml``.
+Every part is written into its own folder below ``run``; the same command goes on where a run was interrupted.
+``export`` puts what there is, and examples, into ``out``. The bank is trained on the exported parts, like any other
+bank, with ``python -m training.train --config training/configs/starter.yaml``; another ``export`` then adds it.
 """
 
 import argparse
@@ -16,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from .autoencoder import AutoencoderSettings, train_autoencoder
 from .base import BaseSettings, train_base
 from .encoder import EncoderSettings, train_encoder
+from .export import export
 
 logger = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class StarterSettings:
     """Every part's settings."""
 
     run: str = "runs/starter"
+    out: str = "starter"
     manifest: str = "runs/starter/data/training.jsonl"
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
@@ -44,22 +47,32 @@ def load_settings(overrides: list[str]) -> StarterSettings:
     return OmegaConf.to_object(tree)
 
 
+def train(part: str, settings: StarterSettings) -> None:
+    """Train a part, with its settings saved in its folder."""
+    run = Path(settings.run)
+    (run / part).mkdir(parents=True, exist_ok=True)
+    OmegaConf.save(OmegaConf.structured(getattr(settings, part)), run / part / "settings.yaml")
+    if part == "autoencoder":
+        train_autoencoder(run / part, settings.autoencoder)
+    elif part == "encoder":
+        train_encoder(run / part, settings.encoder)
+    else:
+        train_base(run, Path(settings.manifest), settings.base)
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry."""
     parser = argparse.ArgumentParser(prog="python -m training.starter", description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("autoencoder", "encoder", "base"))
+    parser.add_argument("part", choices=("autoencoder", "encoder", "base", "export"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as base.loop.steps=100")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         settings = load_settings(options.overrides)
-        run = Path(settings.run)
-        if options.part == "autoencoder":
-            train_autoencoder(run / "autoencoder", settings.autoencoder)
-        elif options.part == "encoder":
-            train_encoder(run / "encoder", settings.encoder)
+        if options.part == "export":
+            export(Path(settings.run), Path(settings.out))
         else:
-            train_base(run, Path(settings.manifest), settings.base)
+            train(options.part, settings)
     except (ValueError, OSError) as error:
         logger.error("%s", error)
         return 1

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from ..config import OptimizerConfig
+from ..metrics import load_lpips
 from . import photographs, scenes
 from .edits import EDITS, TRAINING_EDITS
 from .loop import LoopSettings, fit, generator_of
@@ -27,10 +28,17 @@ _LATENT_NOISE = 0.1
 
 @dataclass
 class AutoencoderSettings:
-    """A run of the autoencoder."""
+    """A run of the autoencoder.
+
+    Attributes:
+        lpips: the weights that ``training.lpips_weights`` reads; empty leaves LPIPS out of the loss.
+        perceptual: weight of LPIPS in the loss.
+    """
 
     side: int = 64
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=5000, batch=8, checkpoint=250))
+    lpips: str = ""
+    perceptual: float = 0.02
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=4000, batch=8, checkpoint=250))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.0, schedule="cosine", warmup=50)
     )
@@ -57,8 +65,10 @@ class Trained(nn.Module):
     a step and hardly better the result at this size.
     """
 
-    def __init__(self, model: AutoencoderTiny):
+    def __init__(self, model: AutoencoderTiny, perceive: nn.Module | None = None, perceptual: float = 0.0):
         super().__init__()
+        self._perceive = [perceive]  # in a list, so that its weights are none of this module's
+        self.perceptual = perceptual
         self.encoder = _without(model.encoder.layers, (1, 4, 5))
         self.decoder = _without(model.decoder.layers, (13, 14, 17))
 
@@ -68,7 +78,13 @@ class Trained(nn.Module):
         disturbed = latents + _LATENT_NOISE * torch.randn(latents.shape, generator=noise)
         decoded = self.decoder(torch.tanh(disturbed / 3) * 3)
         reconstruction = F.mse_loss(decoded, images) + 0.1 * F.l1_loss(decoded, images)
-        return {"loss": reconstruction + 0.01 * spread(latents), "psnr": psnr(decoded, images).mean()}
+        loss = reconstruction + 0.01 * spread(latents) + self.perceptual * self.difference(decoded, images)
+        return {"loss": loss, "psnr": psnr(decoded, images).mean()}
+
+    def difference(self, decoded: Tensor, images: Tensor) -> Tensor:
+        """Mean LPIPS of images [B, 3, H, W] in 0..1; 0 without its weights."""
+        (perceive,) = self._perceive
+        return torch.zeros(()) if perceive is None else perceive(decoded, images, normalize=True).mean()
 
 
 def _without(layers: nn.Sequential, resting: tuple[int, ...]) -> nn.Sequential:
@@ -105,7 +121,8 @@ def _draw_image(rng: np.random.Generator, names: tuple[str, ...], side: int) -> 
 def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTiny:
     """Train, and write the autoencoder as a diffusers folder ``run/vae``."""
     model = make_autoencoder(settings.loop.seed).to(memory_format=torch.channels_last)
-    trained, loop, side = Trained(model), settings.loop, settings.side
+    perceive = load_lpips(Path(settings.lpips), run) if settings.lpips else None
+    trained, loop, side = Trained(model, perceive, settings.perceptual), settings.loop, settings.side
     held_out = draw_images(1, photographs.HELD_OUT, 64, side).contiguous(memory_format=torch.channels_last)
 
     def losses(step: int) -> dict[str, Tensor]:
@@ -117,7 +134,11 @@ def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTi
     def evaluate() -> dict[str, float]:
         latents = trained.encoder(held_out)
         decoded = trained.decoder(torch.tanh(latents / 3) * 3)
-        return {"held_out_psnr": psnr(decoded, held_out).mean().item(), "latent_std": latents.std().item()}
+        return {
+            "held_out_psnr": psnr(decoded, held_out).mean().item(),
+            "held_out_lpips": trained.difference(decoded, held_out).item(),
+            "latent_std": latents.std().item(),
+        }
 
     fit(run, trained, losses, loop, settings.optimizer, evaluate)
     model.save_pretrained(run / "vae")

@@ -1,16 +1,18 @@
 """Train the starter's base: ``python -m training.starter base``.
 
-A small FLUX that edits its reference canvas, Kontext style. It is told the edit, or the family of edits, by a learned
-embedding in place of a pooled text embedding; how strong the edit is and where, it reads off the example in the canvas.
-Told nothing, it makes *some* edit of b: its example then shows another edit, so that the marginal over edits is all
-that it can learn there. A bank has something to say to such a base, and nothing to unlearn.
+A small FLUX that edits its reference canvas, Kontext style. It is told the edit, or the family of edits, by learned
+embeddings in place of a pooled text embedding; how strong the edit is and where, it reads off the example in the
+canvas. Told nothing, it makes *some* edit of b: its example then shows another edit, so that the marginal over edits is
+all that it can learn there. A bank has something to say to such a base, and nothing to unlearn.
+
+It learns to edit on images alone first, one quadrant instead of a canvas: four times the edits for the same work.
 """
 
 import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -31,7 +33,9 @@ from .loop import LoopSettings, fit
 
 logger = logging.getLogger(__name__)
 
-NOTHING = ""  # the instruction that tells nothing
+Told = tuple[str, ...]  # names from the general to the special
+
+NOTHING = ""  # the name that says nothing
 CONTEXT = 64  # width of the one text token, which stays zero
 
 
@@ -41,17 +45,24 @@ class BaseSettings:
 
     Attributes:
         heads: of width 128. double, single: numbers of blocks.
-        told_edit, told_family: how often the edit, or only its family, is told; else nothing is.
+        alone: how many steps, the first ones, are on images alone, and ``alone_batch`` how many images one takes.
+        alone_told_draw: how often such an image is told its edit with its parameters, since no example shows them.
+        told_edit, told_family: how often a canvas is told the edit, or only its family; else it is told nothing.
+        bf16: run the products in bfloat16, which takes two thirds of the time on processors that have it.
     """
 
     canvas: int = 128
-    heads: int = 1
-    double: int = 2
-    single: int = 4
+    heads: int = 2
+    double: int = 1
+    single: int = 3
     instruction: int = 128
-    told_edit: float = 0.5
-    told_family: float = 0.3
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=6000, batch=24))
+    alone: int = 6000
+    alone_batch: int = 48
+    alone_told_draw: float = 0.75
+    told_edit: float = 0.65
+    told_family: float = 0.15
+    bf16: bool = True
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=11_500, batch=16))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=200)
     )
@@ -61,13 +72,12 @@ class BaseSettings:
 
 
 class Base(nn.Module):
-    """The transformer, and an embedding for every instruction.
+    """The transformer, and an embedding for every name that can be told: families, edits and their draws.
 
-    Args:
-        instructions: names; "" is among them.
+    What it is told is a sum over names from the general to the special; NOTHING is always among them.
     """
 
-    def __init__(self, settings: BaseSettings, instructions: Sequence[str]):
+    def __init__(self, settings: BaseSettings, names: Sequence[str]):
         super().__init__()
         torch.manual_seed(settings.loop.seed)
         self.transformer = FluxTransformer2DModel(
@@ -80,22 +90,28 @@ class Base(nn.Module):
             pooled_projection_dim=settings.instruction,
             guidance_embeds=False,
         )
-        self.numbers = {name: number for number, name in enumerate(instructions)}
-        self.instructions = nn.Embedding(len(instructions), settings.instruction)
+        self.numbers = {name: number for number, name in enumerate(names)}
+        self.instructions = nn.EmbeddingBag(len(names), settings.instruction, mode="sum")
 
-    def tell(self, names: Sequence[str], reference: Tensor) -> Conditioning:
-        """The conditioning of a batch with these instructions and reference latents [B, 16, h, w]."""
-        pooled = self.instructions(torch.tensor([self.numbers[name] for name in names]))
-        prompt = torch.zeros(len(names), 1, CONTEXT)
-        return Conditioning(reference=reference, prompt=prompt, pooled=pooled, query=None, guidance=None)
+    def pooled(self, told: Sequence[Told]) -> Tensor:
+        """Sums of the embeddings of names [B, P]."""
+        numbers = [[self.numbers[name] for name in names] for names in told]
+        offsets = torch.tensor([0, *map(len, numbers)]).cumsum(0)[:-1]
+        return self.instructions(torch.tensor([number for row in numbers for number in row]), offsets)
 
-    def save(self, folder: Path) -> None:
-        """Write the transformer, its scheduler, and the instructions as embedded prompts."""
+    def tell(self, told: Sequence[Told], reference: Tensor) -> Conditioning:
+        """The conditioning of a batch that is told these names, with reference latents [B, 16, h, w]."""
+        prompt = torch.zeros(len(told), 1, CONTEXT)
+        return Conditioning(reference=reference, prompt=prompt, pooled=self.pooled(told), query=None, guidance=None)
+
+    @torch.no_grad()
+    def save(self, folder: Path, prompts: Mapping[str, Told]) -> None:
+        """Write the transformer, its scheduler, and prompts (each under the names that it stands for) as embeddings."""
         self.transformer.save_pretrained(folder / "transformer")
         FlowMatchEulerDiscreteScheduler(shift=1.0).save_pretrained(folder / "scheduler")
-        pooled = self.instructions.weight.detach()
-        prompts = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled.contiguous()}
-        save_file(prompts, folder / "prompts.safetensors", {"prompts": json.dumps(list(self.numbers))})
+        pooled = self.pooled(list(prompts.values()))
+        tensors = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled.contiguous()}
+        save_file(tensors, folder / "prompts.safetensors", {"prompts": json.dumps(list(prompts))})
 
 
 class LatentPool:
@@ -132,14 +148,19 @@ class LatentPool:
         target[:, :, :half] = self.target[examples][:, :, :half]
         return reference, target
 
+    def images(self, answers: list[int]) -> tuple[Tensor, Tensor]:
+        """(reference, target) latents [B, 16, h/2, w/2] of the bottom-right quadrants alone."""
+        half = self.reference.shape[-1] // 2
+        return tuple(latents[answers][:, :, half:, half:] for latents in (self.reference, self.target))
+
 
 @dataclass
 class Lesson:
-    """One sample: pair numbers of the example and the answer, and what the base is told."""
+    """One sample: pair numbers of the example and the answer, and the names that the base is told."""
 
     example: int
     answer: int
-    instruction: str
+    told: Told
 
 
 class Curriculum:
@@ -150,31 +171,53 @@ class Curriculum:
     """
 
     def __init__(self, tasks: Mapping[str, list[int]], families: Mapping[str, str], settings: BaseSettings):
-        self.settings, self.families = settings, families
-        self.tasks: dict[str, list[list[int]]] = {}
-        for name, numbers in tasks.items():
-            self.tasks.setdefault(edit_of(name), []).append(numbers)
+        self.settings, self.families, self.numbers = settings, families, tasks
+        self.tasks: dict[str, list[str]] = {}
+        for name in tasks:
+            self.tasks.setdefault(edit_of(name), []).append(name)
         self.edits = sorted(self.tasks)
 
-    def __getitem__(self, index: int) -> Lesson:
-        seed = self.settings.loop.seed
-        which, draw, first, second = random_words("lesson", seed, index)
-        edit = self.edits[which % len(self.edits)]
-        numbers = self.tasks[edit][draw % len(self.tasks[edit])]
+    def names(self) -> list[str]:
+        """All names that may be told."""
+        return [NOTHING, *sorted(set(self.families.values())), *self.edits, *self.numbers]
+
+    def prompts(self) -> dict[str, Told]:
+        """What the trained base can be told by one word: nothing, a family, an edit."""
+        families = {family: (NOTHING, family) for family in sorted(set(self.families.values()))}
+        return {NOTHING: (NOTHING,), **families, **{edit: self._about(edit) for edit in self.edits}}
+
+    def _about(self, edit: str) -> Told:
+        return NOTHING, self.families[edit], edit
+
+    def canvas(self, index: int) -> Lesson:
+        """An analogy."""
+        which, draw, first, second = random_words("lesson", self.settings.loop.seed, index)
+        edit, numbers = self._draw(which, draw)
         place = first % len(numbers)
         other = (place + 1 + second % (len(numbers) - 1)) % len(numbers)
-        coin, *words = random_words("telling", seed, index)
+        coin, *words = random_words("telling", self.settings.loop.seed, index)
         coin = coin / 2**64
+        about = self._about(edit)
         if coin < self.settings.told_edit:
-            return Lesson(numbers[other], numbers[place], edit)
+            return Lesson(numbers[other], numbers[place], about)
         if coin < self.settings.told_edit + self.settings.told_family:
-            return Lesson(numbers[other], numbers[place], self.families[edit])
-        return Lesson(self._any_pair(*words), numbers[place], NOTHING)
+            return Lesson(numbers[other], numbers[place], about[:2])
+        strange = self._draw(*words[:2])[1]
+        return Lesson(strange[words[2] % len(strange)], numbers[place], about[:1])
 
-    def _any_pair(self, which: int, draw: int, place: int) -> int:
-        tasks = self.tasks[self.edits[which % len(self.edits)]]
-        numbers = tasks[draw % len(tasks)]
-        return numbers[place % len(numbers)]
+    def image(self, index: int) -> Lesson:
+        """An edit of an image alone."""
+        which, draw, first, coin = random_words("image", self.settings.loop.seed, index)
+        edit, numbers = self._draw(which, draw)
+        task = self.tasks[edit][draw % len(self.tasks[edit])]
+        told_draw = coin / 2**64 < self.settings.alone_told_draw
+        place = first % len(numbers)
+        return Lesson(numbers[place], numbers[place], self._about(edit) + ((task,) if told_draw else ()))
+
+    def _draw(self, which: int, draw: int) -> tuple[str, list[int]]:
+        """An edit, and the pairs of one of its tasks."""
+        edit = self.edits[which % len(self.edits)]
+        return edit, self.numbers[self.tasks[edit][draw % len(self.tasks[edit])]]
 
 
 def edit_of(task: str) -> str:
@@ -182,13 +225,8 @@ def edit_of(task: str) -> str:
     return task.rsplit("/", 1)[0]
 
 
-def lessons_of(curriculum: Curriculum, size: int, step: int) -> list[Lesson]:
-    """The lessons of a step."""
-    return [curriculum[index] for index in range(step * size, (step + 1) * size)]
-
-
 def train_base(run: Path, manifest: Path, settings: BaseSettings) -> Base:
-    """Train on a manifest of procedural pairs, and write the base as a diffusers folder ``run/base``.
+    """Train on a manifest of procedural pairs, and write the base as a diffusers folder ``run/base/base``.
 
     The autoencoder is that of ``run/autoencoder``.
 
@@ -203,29 +241,41 @@ def train_base(run: Path, manifest: Path, settings: BaseSettings) -> Base:
     fingerprint = {"weights": describe_weights(str(vae.parent), "vae")}
     pool = LatentPool(Manifest.load(manifest), coder, settings.canvas, run / "latents", fingerprint)
     families = {edit_of(task): EDITS[edit_of(task)].family for task in pool.tasks}
-    base = fit_base(run / "base_training", pool, families, settings)
-    base.save(run / "base")
-    shutil.copytree(vae, run / "base" / "vae", dirs_exist_ok=True)
+    curriculum = Curriculum(pool.tasks, families, settings)
+    base = fit_base(run / "base", pool, curriculum)
+    base.save(run / "base" / "base", curriculum.prompts())
+    shutil.copytree(vae, run / "base" / "base" / "vae", dirs_exist_ok=True)
     return base
 
 
-def fit_base(run: Path, pool: LatentPool, families: Mapping[str, str], settings: BaseSettings) -> Base:
+def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum) -> Base:
     """Train a base on a pool of latents."""
-    curriculum = Curriculum(pool.tasks, families, settings)
-    edits = curriculum.edits
-    base = Base(settings, [NOTHING, *sorted({families[edit] for edit in edits}), *edits])
+    settings = curriculum.settings
+    base, whole = Base(settings, curriculum.names()), replace(settings.objective, canvas_weight=1.0)
+
+    def flow(lessons: list[Lesson], latents: tuple[Tensor, Tensor], step: int, objective: ObjectiveConfig) -> Tensor:
+        reference, target = latents
+        draw, condition = noise_of(settings, target, step), base.tell([lesson.told for lesson in lessons], reference)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+            return flow_loss(base.transformer, target, draw, condition, objective)
 
     def losses(step: int) -> dict[str, Tensor]:
-        lessons = lessons_of(curriculum, settings.loop.batch, step)
-        reference, target = pool.canvases([x.example for x in lessons], [x.answer for x in lessons])
-        condition = base.tell([lesson.instruction for lesson in lessons], reference)
-        draw = noise_of(settings, target, step)
-        loss = flow_loss(base.transformer, target, draw, condition, settings.objective)
-        told = torch.tensor([lesson.instruction != NOTHING for lesson in lessons])
+        if step < settings.alone:
+            lessons = [curriculum.image(i) for i in _indices(step, settings.alone_batch)]
+            loss = flow(lessons, pool.images([x.answer for x in lessons]), step, whole)
+        else:
+            lessons = [curriculum.canvas(i) for i in _indices(step, settings.loop.batch)]
+            canvases = pool.canvases([x.example for x in lessons], [x.answer for x in lessons])
+            loss = flow(lessons, canvases, step, settings.objective)
+        told = torch.tensor([lesson.told != (NOTHING,) for lesson in lessons])
         return {"loss": loss.mean(), "told": loss[told].mean(), "untold": loss[~told].mean()}
 
     fit(run, base, losses, settings.loop, settings.optimizer)
     return base
+
+
+def _indices(step: int, size: int) -> range:
+    return range(step * size, (step + 1) * size)
 
 
 def noise_of(settings: BaseSettings, target: Tensor, step: int) -> Noise:

@@ -36,7 +36,7 @@ class EncoderSettings:
     width: int = 128
     depth: int = 4
     embedding: int = 128
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=2000, batch=48))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=1500, batch=48))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=1e-3, weight_decay=0.05, schedule="cosine", warmup=100)
     )

@@ -1,5 +1,6 @@
 """The starter's parts, made end to end on a handful of pictures: data, autoencoder, image encoder, base, bank."""
 
+import lpips
 import pytest
 import torch
 from diffusers import AutoencoderTiny
@@ -9,7 +10,8 @@ from lorweb_core import BasisBank
 from training import prepare
 from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
 from training.starter import __main__ as starter
-from training.starter.base import NOTHING, Curriculum
+from training.starter.autoencoder import Trained, make_autoencoder
+from training.starter.base import NOTHING, Base, Curriculum
 from training.starter.encoder import contrast
 from training.tracking import read_metrics
 from training.train import main as train_bank
@@ -35,21 +37,22 @@ def made(tmp_path_factory):
     recipe, manifest = run / "recipe.yaml", run / "pairs.jsonl"
     recipe.write_text(RECIPE.format(images=(run / "images").as_posix()))
     assert prepare.main([str(recipe), "--out", str(manifest)]) == 0
-    for part in ("autoencoder", "encoder", "base"):
+    for part in ("autoencoder", "encoder"):
         run_part(part, run, manifest)
+    run_part("base", run, manifest, "base.alone=1", "base.alone_batch=3")
     return run, manifest
 
 
 def test_the_base_is_a_folder_that_bank_training_takes(made, tmp_path):
     run, manifest = made
     overrides = [
-        f"run={tmp_path}", f"base.path={run / 'base'}", f"bank.encoder={run / 'encoder' / 'encoder'}",
+        f"run={tmp_path}", f"base.path={run / 'base' / 'base'}", f"bank.encoder={run / 'encoder' / 'encoder'}",
         f"data.manifest={manifest}", f"data.cache={tmp_path / 'cache'}", "data.cache_latents=4", "train.steps=2",
         "train.batch=2", "validation.every=2", "validation.steps=1", "validation.analogies=1", "log.trackers=[csv]",
     ]  # fmt: skip
     assert train_bank(["--config", "training/configs/starter.yaml", *overrides]) == 0
     bank = BasisBank.load(tmp_path / "bank.safetensors")
-    assert len(bank.layers) == 2 * 14 + 4 * 6 and bank.config.query_dim == 128
+    assert len(bank.layers) == 14 + 3 * 6 and bank.config.query_dim == 128
     assert list((tmp_path / "validation").glob("*.png"))
 
 
@@ -69,13 +72,30 @@ def test_an_interrupted_part_ends_as_one_that_never_was(made, tmp_path):
 def test_blocks_that_were_never_trained_are_skipped_exactly(made):
     run, _ = made
     images = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    whole = AutoencoderTiny.from_pretrained(run / "base" / "vae")
+    whole = AutoencoderTiny.from_pretrained(run / "base" / "base" / "vae")
     with torch.no_grad():
         expected = whole.encode(images.movedim(-1, 1) * 2 - 1).latents
-    coder = LatentCoder(str(run / "base"), "cpu", torch.float32)
+    coder = LatentCoder(str(run / "base" / "base"), "cpu", torch.float32)
     blocks = [type(layer).__name__ for layer in coder.vae.encoder.layers].count("AutoencoderTinyBlock")
     assert blocks < [type(layer).__name__ for layer in whole.encoder.layers].count("AutoencoderTinyBlock")
     torch.testing.assert_close(coder.encode(images), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_lpips_joins_the_loss_and_is_not_trained():
+    perceive = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False)
+    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    plain, perceiving = (Trained(make_autoencoder(0), *extra) for extra in ((), (perceive, 0.5)))
+    losses = [part.losses(images, torch.Generator().manual_seed(0))["loss"] for part in (plain, perceiving)]
+    with torch.no_grad():
+        decoded = plain.decoder(torch.tanh(noisy(plain.encoder(images)) / 3) * 3)
+    difference = perceive(decoded, images, normalize=True).mean()
+    assert difference != 0
+    torch.testing.assert_close(losses[1] - losses[0], 0.5 * difference, atol=1e-5, rtol=1e-4)
+    assert perceiving.state_dict().keys() == plain.state_dict().keys()
+
+
+def noisy(latents):
+    return latents + 0.1 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
 
 
 def test_the_encoder_reads_as_a_clip(made):
@@ -86,7 +106,7 @@ def test_the_encoder_reads_as_a_clip(made):
 
 def test_embedded_prompts(made):
     run, _ = made
-    prompts = EmbeddedPrompts(run / "base" / "prompts.safetensors")
+    prompts = EmbeddedPrompts(run / "base" / "base" / "prompts.safetensors")
     tokens, pooled = prompts([NOTHING, "invert", NOTHING])
     assert tokens.shape == (3, 1, 64) and pooled.shape == (3, 128)
     assert torch.equal(pooled[0], pooled[2]) and not torch.equal(pooled[0], pooled[1])
@@ -94,19 +114,55 @@ def test_embedded_prompts(made):
         prompts(["snow"])
 
 
-def test_the_curriculum_tells_as_often_as_it_should():
+@pytest.fixture
+def curriculum():
     tasks = {"invert/00": [0, 1, 2], "invert/01": [3, 4], "mirror/00": [5, 6, 7]}
-    task_of = {number: task for task, numbers in tasks.items() for number in numbers}
-    curriculum = Curriculum(tasks, {"invert": "tone", "mirror": "geometry"}, starter.BaseSettings())
-    lessons = [curriculum[i] for i in range(4000)]
-    told = [lesson for lesson in lessons if lesson.instruction != NOTHING]
-    assert all(task_of[lesson.example] == task_of[lesson.answer] and lesson.example != lesson.answer for lesson in told)
-    assert {lesson.instruction for lesson in told} == {"invert", "mirror", "tone", "geometry"}
+    return Curriculum(tasks, {"invert": "tone", "mirror": "geometry"}, starter.BaseSettings())
+
+
+def task_of(curriculum, number):
+    return next(task for task, numbers in curriculum.numbers.items() if number in numbers)
+
+
+def test_canvases_are_told_as_often_as_they_should(curriculum):
+    lessons = [curriculum.canvas(i) for i in range(4000)]
+    told = [lesson for lesson in lessons if lesson.told != (NOTHING,)]
+    for lesson in told:
+        task = task_of(curriculum, lesson.answer)
+        assert task == task_of(curriculum, lesson.example) and lesson.example != lesson.answer
+        assert (
+            lesson.told
+            == (NOTHING, *{"i": ("tone", "invert"), "m": ("geometry", "mirror")}[task[0]])[: len(lesson.told)]
+        )
     assert len(told) / 4000 == pytest.approx(0.8, abs=0.03)
+    assert sum(len(lesson.told) == 3 for lesson in lessons) / 4000 == pytest.approx(0.65, abs=0.03)
     # Told nothing, the example says nothing about the answer either.
-    untold = [lesson for lesson in lessons if lesson.instruction == NOTHING]
-    same = sum(task_of[lesson.example].split("/")[0] == task_of[lesson.answer].split("/")[0] for lesson in untold)
+    untold = [lesson for lesson in lessons if lesson.told == (NOTHING,)]
+    same = sum(task_of(curriculum, x.example)[0] == task_of(curriculum, x.answer)[0] for x in untold)
     assert same / len(untold) == pytest.approx(0.5, abs=0.06)
+
+
+def test_images_alone_are_told_their_edit(curriculum):
+    lessons = [curriculum.image(i) for i in range(4000)]
+    assert {lesson.answer for lesson in lessons} == set(range(8))
+    for lesson in lessons:
+        task = task_of(curriculum, lesson.answer)
+        assert lesson.told[2] == task.split("/")[0] and lesson.told[3:] in ((), (task,))
+    assert sum(len(lesson.told) == 4 for lesson in lessons) / 4000 == pytest.approx(0.75, abs=0.03)
+
+
+def test_what_is_told_adds_up(curriculum):
+    base = Base(curriculum.settings, curriculum.names())
+    about = curriculum.prompts()["invert"]
+    assert about == (NOTHING, "tone", "invert") and set(curriculum.prompts()) == {
+        NOTHING,
+        *about[1:],
+        "geometry",
+        "mirror",
+    }
+    rows = base.instructions.weight
+    expected = torch.stack((rows[0], sum(rows[base.numbers[name]] for name in about)))
+    torch.testing.assert_close(base.pooled([(NOTHING,), about]), expected)
 
 
 def test_contrast_finds_the_same_edit():
