@@ -24,19 +24,19 @@ _CROPS = {
     "flower": ("flower", 0.28, 0.12, 0.85),
     "petals": ("flower", 0.4, 0.3, 0.5),
 }
-# Edit, subject of a, subject of b; "" draws a scene.
+# Edit, subject of a, subject of b; "" draws a scene. They are edits that the starter does well.
 _EXAMPLES = (
-    ("sepia", "flower", "cat"),
+    ("tint_blue", "flower", "cat"),
+    ("night_vision", "flower", "cat"),
+    ("darken", "cat", "flower"),
     ("invert", "petals", "cat"),
-    ("mirror", "cat", "flower"),
-    ("border_white", "petals", "eyes"),
+    ("circle_black", "flower", "cat"),
+    ("letterbox", "petals", "cat"),
     ("insert_red_disc", "flower", "cat"),
-    ("edges_on_white", "flower", "cat"),
-    ("posterise", "eyes", "flower"),
-    ("halftone", "flower", "eyes"),
-    ("background_blue", "", ""),
-    ("remove_discs", "", ""),
-    ("red_to_blue", "", ""),
+    ("insert_blue_square", "cat", "flower"),
+    ("zoom_out", "flower", "cat"),
+    ("sketch", "flower", "cat"),
+    ("background_yellow", "", ""),
 )
 
 
