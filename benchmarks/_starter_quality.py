@@ -1,0 +1,149 @@
+"""How near answers come to the true b': the shipped bank, its rivals, copying b, and what bounds them all."""
+
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from lorweb_core import BasisBank
+from lorweb_core.checkpoint import BankFile
+from training.data import AnalogyDataset
+from training.evaluate import COPY, Evaluation
+from training.starter.base import edit_of
+from training.starter.edits import TRAINING_EDITS
+from training.validation import answer_of
+
+from ._intervals import mean, ratio, share
+from ._starter_setting import SETS, SHIPPED, SINGLE, Setting, family_of
+
+TOLD, DECODED = "the base, told the edit", "the true b', decoded"
+# The claims are about these two.
+_CLAIMED = SETS[:2]
+_ANSWERS = "nearer than b", "PSNR (dB)", "LPIPS", "LPIPS / copying b"
+_DUEL = f"better than {SINGLE}", f"dB over {SINGLE}"
+
+
+@dataclass(frozen=True)
+class Analogy:
+    """What every contestant made of one analogy: contestant -> metric -> value."""
+
+    task: str
+    answers: dict[str, dict[str, float | None]]
+
+
+def quality(setting: Setting) -> None:
+    """The shipped bank and the single LoRA against copying b, between both bounds; one table per held-out set."""
+    rivals = [SINGLE] if SINGLE in setting.banks else []
+    evaluation = setting.evaluation(*rivals)
+    for name in SETS:
+        count = setting.analogies if name in _CLAIMED else setting.fewer
+        found = measure(evaluation, name, setting.dataset(name), count, bounded=True)
+        rows = [(who, *row) for who, row in contestants(found).items()]
+        title = f"{name}: {count} analogies"
+        setting.report(f"quality-{name}", title, ("who", *_ANSWERS, *_DUEL), rows, list(map(asdict, found)))
+        report_families(setting, name, found)
+
+
+def report_families(setting: Setting, name: str, found: list[Analogy]) -> None:
+    """The shipped bank's answers by family of edits."""
+    families = {family_of(analogy.task): [] for analogy in found}
+    for analogy in found:
+        families[family_of(analogy.task)].append(analogy)
+    rows = [
+        (family, len(group), *_answers(group, SHIPPED), f"{_average(group, COPY):.2f}")
+        for family, group in sorted(families.items())
+        if len(group) > 1
+    ]
+    header = ("family", "analogies", *_ANSWERS, "PSNR of copying b (dB)")
+    setting.report(f"families-{name}", f"{name}: the shipped bank by family", header, rows, None)
+
+
+def ablations(setting: Setting) -> None:
+    """The shipped bank and every rival: the number of basis LoRAs, their rank, softmax and tanh."""
+    evaluation = setting.evaluation(*setting.banks)
+    facts = {contestant.name: describe(contestant.bank) for contestant in evaluation.contestants}
+    header = ("bank", "N", "rank", "activation", "parameters", "steps", *_ANSWERS, *_DUEL)
+    for name in _CLAIMED:
+        found = measure(evaluation, name, setting.dataset(name), setting.fewer)
+        table = contestants(found)
+        rows = [(bank, *facts[bank], *table[bank]) for bank in facts]
+        title = f"Ablations on {name}: {setting.fewer} analogies"
+        setting.report(f"ablations-{name}", title, header, rows, list(map(asdict, found)))
+
+
+def describe(bank: BasisBank) -> tuple:
+    """N, rank, activation, number of parameters and training steps of a bank."""
+    file, config = BankFile(bank.path), bank.config
+    parameters = sum(torch.Size(file.describe(name)[0]).numel() for name in file.names)
+    activation = "softmax" if config.softmax else "tanh"
+    return config.num_loras, config.rank, activation, f"{parameters:,}", bank.extra.get("step", "?")
+
+
+def measure(
+    evaluation: Evaluation, name: str, dataset: AnalogyDataset, count: int, bounded: bool = False
+) -> list[Analogy]:
+    """The first analogies of a set, answered by all contestants and, if asked for, by the upper bounds."""
+    found = []
+    for number in tqdm(range(count), desc=name, unit="analogy"):
+        item = dataset[number]
+        answers = {COPY: item["b"], **evaluation.answers(item, number)}
+        if bounded:
+            answers |= bounds(evaluation, item, number)
+        judged = {result.contestant: result.metrics for result in evaluation.judge(name, item, answers)}
+        found.append(Analogy(item["task"], judged))
+    return found
+
+
+def bounds(evaluation: Evaluation, item: dict, seed: int) -> dict[str, Tensor]:
+    """What the autoencoder leaves of the true b', and the base's answer when it is told a trained edit by name."""
+    coder, edit = evaluation.encoding.coder, edit_of(item["task"])
+    answers = {DECODED: answer_of(coder.decode(coder.encode(item["target"][None]))[0])}
+    if edit in TRAINING_EDITS:
+        transformer = evaluation.pipeline.transformer
+        transformer.disable_adapters()
+        answers[TOLD] = evaluation.sample(evaluation.tell(item, edit), seed)
+        transformer.enable_adapters()
+    return answers
+
+
+def contestants(found: list[Analogy]) -> dict[str, tuple[str, ...]]:
+    """Contestant -> its figures, of those who answered every analogy."""
+    names = [name for name in found[0].answers if all(name in analogy.answers for analogy in found)]
+    return {name: (*_answers(found, name), *_duel(found, name)) for name in names}
+
+
+def _answers(found: list[Analogy], name: str) -> tuple[str, ...]:
+    psnr, copied = _values(found, name, "psnr"), _values(found, COPY, "psnr")
+    nearer = "–" if name == COPY else _percent([mine > its for mine, its in zip(psnr, copied)])
+    return nearer, f"{mean(psnr):.2f}", *_perceptual(found, name)
+
+
+def _perceptual(found: list[Analogy], name: str) -> tuple[str, str]:
+    """LPIPS, and its ratio to copying b."""
+    lpips, copied = _values(found, name, "lpips"), _values(found, COPY, "lpips")
+    if None in lpips:
+        return "–", "–"
+    return f"{mean(lpips):.3f}", "1" if name == COPY else f"{ratio(lpips, copied):.2f}"
+
+
+def _duel(found: list[Analogy], name: str) -> tuple[str, str]:
+    """How often, and by how much, an answer is nearer than the single LoRA's."""
+    if name == SINGLE or SINGLE not in found[0].answers:
+        return "–", "–"
+    pairs = list(zip(_values(found, name, "psnr"), _values(found, SINGLE, "psnr")))
+    return _percent([mine > its for mine, its in pairs]), f"{mean([mine - its for mine, its in pairs]):+.2f}"
+
+
+def _average(found: list[Analogy], name: str) -> float:
+    values = _values(found, name, "psnr")
+    return sum(values) / len(values)
+
+
+def _values(found: list[Analogy], name: str, metric: str) -> list:
+    return [analogy.answers[name][metric] for analogy in found]
+
+
+def _percent(outcomes: Iterable[bool]) -> str:
+    return f"{share(list(outcomes)):.1%}"
