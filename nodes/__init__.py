@@ -2,14 +2,14 @@
 
 from comfy_api.latest import ComfyExtension, io
 
-from . import analogy, apply, basis, canvas, coefficients, export, siglip
+from . import analogy, apply, basis, canvas, coefficients, export, siglip, starter
 from .folders import register_basis_folder
 
 # At import: ComfyUI 0.3 does not call an extension's on_load.
 register_basis_folder()
 
 NODES: list[type[io.ComfyNode]] = [
-    node for module in (basis, siglip, analogy, coefficients, apply, canvas, export) for node in module.NODES
+    node for module in (basis, siglip, starter, analogy, coefficients, apply, canvas, export) for node in module.NODES
 ]
 
 

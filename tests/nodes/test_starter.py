@@ -1,0 +1,76 @@
+"""The starter that comes with the pack: its parts are diffusers' own, and its workflow answers its examples."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from lorweb_pack.nodes import starter
+from lorweb_pack.nodes.image_encoder import ClipVisionEncoder
+
+import training  # noqa: F401  (makes diffusers importable)
+from harness.api_graph import api_graph
+from harness.comfyui import ROOT
+from harness.demo import EXAMPLES, answer, contact_sheet
+from lorweb_core import BasisBank
+from training.encoders import LatentCoder, VisionEncoder
+
+STARTER = ROOT / "starter"
+WORKFLOW = json.loads((ROOT / "workflows" / "starter_cpu.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture
+def images():
+    """Random images [2, 64, 64, 3] in 0..1."""
+    return torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_the_autoencoder_is_diffusers_own(images):
+    coder, vae = LatentCoder(str(STARTER / "base"), "cpu", torch.float32), starter._vae()
+    expected = coder.encode(images)
+    latent = starter.FLUX.process_in(vae.encode(images))
+    torch.testing.assert_close(latent.float().cpu(), expected, atol=2e-3, rtol=2e-3)
+    with torch.no_grad():
+        decoded = coder.vae.decode(expected).sample.movedim(1, -1) / 2 + 0.5
+    found = vae.decode(starter.FLUX.process_out(expected)).float().cpu()
+    torch.testing.assert_close(found, decoded.clamp(0, 1), atol=2e-3, rtol=2e-3)
+
+
+def test_the_image_encoder_is_transformers_own(images):
+    config = BasisBank.load(STARTER / "bank.safetensors").config
+    expected = VisionEncoder(str(STARTER / "encoder")).pooled(images)
+    found = ClipVisionEncoder(starter._clip_vision(), config, "center").pooled(images)
+    torch.testing.assert_close(found.float().cpu(), expected, atol=2e-3, rtol=2e-3)
+
+
+def test_a_missing_file_is_named(monkeypatch, tmp_path):
+    monkeypatch.setattr(starter, "FOLDER", tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safetensors is missing from this pack"):
+        starter.LoadStarter.execute()
+
+
+def distance(one, other):
+    return float(((one.astype(float) - other) ** 2).mean())
+
+
+def test_the_workflow_answers_its_examples(comfy):
+    """Every b' is nearer to the true b' than b is, and far nearer for most of them."""
+    graph, rows = api_graph(WORKFLOW, comfy.object_info()), {}
+    for name in sorted(folder.name for folder in EXAMPLES.iterdir()):
+        rows[name] = answer(comfy, WORKFLOW, graph, name)
+    shares = {
+        name: distance(row["b'"], row["true b'"]) / distance(row["b"], row["true b'"]) for name, row in rows.items()
+    }
+    assert max(shares.values()) < 1, shares
+    assert np.median(list(shares.values())) < 0.3, shares
+    sheet = contact_sheet(rows)
+    assert sheet.shape[0] > 190 * len(rows) and sheet.std() > 20
+
+
+def test_without_the_edit_the_starter_does_something_else(comfy):
+    graph = api_graph(WORKFLOW, comfy.object_info())
+    edited = answer(comfy, WORKFLOW, graph, "tint_blue")["b'"]
+    apply = next(node for node in graph.values() if node["class_type"] == "LoRWeBApply")
+    apply["inputs"]["strength"] = 0.0
+    plain = answer(comfy, WORKFLOW, graph, "tint_blue")
+    assert distance(edited, plain["true b'"]) < distance(plain["b'"], plain["true b'"]) / 2
