@@ -20,6 +20,7 @@ from .small_models import RANDOM_VIT_L, flux_layers, photographs, random_bank, s
 
 if TYPE_CHECKING:
     import numpy as np
+    from PIL import Image
 
 log = logging.getLogger(__name__)
 
@@ -47,6 +48,7 @@ _OUTPUT_NODES = {
     "LoRWeBSaveLoRA",
     "PreviewAny",
     "PreviewImage",
+    "SaveImage",
 }
 _MARGIN, _EDGE = 240, 10  # the page's own bars lie over the edges of the graph
 _CHOOSE_IMAGES = """files => {
@@ -139,11 +141,21 @@ def to_jpeg(screenshot: bytes) -> bytes:
 
     picture = Image.open(io.BytesIO(screenshot)).convert("RGB")
     height = round(picture.height * PICTURE_WIDTH / picture.width)
-    picture = picture.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS)
+    return _compress(picture.resize((PICTURE_WIDTH, height), Image.Resampling.LANCZOS), LARGEST_BYTES)
+
+
+def compress(screenshot: bytes, largest: int) -> bytes:
+    """A PNG as JPEG of at most so many bytes."""
+    from PIL import Image
+
+    return _compress(Image.open(io.BytesIO(screenshot)).convert("RGB"), largest)
+
+
+def _compress(picture: Image.Image, largest: int) -> bytes:
     for quality in range(90, 0, -5):
         stream = io.BytesIO()
         picture.save(stream, "JPEG", quality=quality, optimize=True)
-        if stream.tell() <= LARGEST_BYTES:
+        if stream.tell() <= largest:
             break
     return stream.getvalue()
 

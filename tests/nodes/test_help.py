@@ -1,10 +1,14 @@
 """The help pages, as the frontend fetches them from a running server."""
 
+import io
+
 import pytest
 import requests
 from lorweb_pack.nodes import NODES
+from PIL import Image
 
 from harness.comfyui import PACK_NAME, ROOT
+from harness.help_pictures import LARGEST_BYTES, SHOWN_IN
 
 SECTIONS = ("## Inputs", "## Outputs", "## Batches", "## Mistakes and cures", "## Example")
 each_node = pytest.mark.parametrize("schema", [node.define_schema() for node in NODES], ids=lambda s: s.node_id)
@@ -23,6 +27,17 @@ def test_page_tells_every_input_and_output(schema):
     for section, slots in (("## Inputs", [i.id for i in schema.inputs]), ("## Outputs", outputs(schema))):
         rows = first_cells(sections[section])
         assert sorted(rows) == sorted(f"`{name}`" for name in slots)
+
+
+@pytest.mark.parametrize("node", SHOWN_IN)
+def test_page_shows_the_node(comfy, node):
+    """``python -m harness.help_pictures`` after a change of a node's looks."""
+    text = (ROOT / "web" / "docs" / f"{node}.md").read_text(encoding="utf-8")
+    assert f"](images/{node}.jpg)" in text
+    reply = requests.get(f"{comfy.url}/extensions/{PACK_NAME}/docs/images/{node}.jpg", timeout=30)
+    assert len(reply.content) <= LARGEST_BYTES
+    with Image.open(io.BytesIO(reply.content)) as picture:
+        assert picture.width > 300
 
 
 def test_there_is_no_page_without_a_node():
