@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 from playwright.sync_api import Browser, ConsoleMessage, Page, Playwright, Route, sync_playwright
 
+from .comfyui import Graph
+
 Workflow = dict[str, Any]
 
 BROWSER_VARIABLE = "LORWEB_BROWSER"
@@ -28,8 +30,14 @@ _ARGUMENTS = (
     "--disable-sync",
     "--no-first-run",
 )
-# Without it the page opens with the template browser in front of the graph.
-_SETTINGS = {"Comfy.TutorialCompleted": True}
+# The server keeps what pages set.
+_SETTINGS = {
+    "Comfy.TutorialCompleted": True,  # else the page opens with the template browser in front of the graph
+    "Comfy.Locale": "en",
+    "Comfy.VueNodes.Enabled": False,
+    "Comfy.Pointer.DoubleClickTime": 1000,  # on a busy machine two clicks lie further apart than the usual 300 ms
+}
+_EMPTY = {"last_node_id": 0, "last_link_id": 0, "nodes": [], "links": [], "groups": [], "version": 0.4}
 _PAGE_READY = """types => window.app?.extensionManager && window.app.graph
     && types.every(type => type in window.LiteGraph.registered_node_types)"""
 _LOAD = "async workflow => { await app.loadGraphData(workflow); }"
@@ -40,12 +48,31 @@ _QUEUE_EMPTY = """async () => {
     const queue = await (await fetch("/queue")).json();
     return queue.queue_running.length + queue.queue_pending.length === 0;
 }"""
-_SHOWN = """nodes => nodes.every(id => {
+# LiteGraph draws pictures on its canvas; Nodes 2.0 (Vue) puts them into the document.
+_PICTURES = """id => {
+    const drawn = app.graph.getNodeById(id).imgs ?? [];
+    const shown = document.querySelectorAll(`[data-node-id="${id}"] img`);
+    return [...(shown.length ? shown : drawn)].map(image => [image.naturalWidth, image.naturalHeight]);
+}"""
+_SHOWN = f"""nodes => nodes.every(id => {{
     const output = app.nodeOutputs[id];
-    return output && (!output.images?.length || app.graph.getNodeById(id).imgs?.length);
-})"""
+    return output && (!output.images?.length || ({_PICTURES})(id)[0]?.[0] > 0);
+}})"""
+_LISTEN = """() => {
+    window.executed = [];
+    app.api.addEventListener("execution_start", () => { window.executed = []; });
+    app.api.addEventListener("executing", event => { if (event.detail) window.executed.push(event.detail); });
+}"""
+_WIDGET_AREA = """([id, name]) => {
+    const node = app.graph.getNodeById(id), widget = node.widgets.find(widget => widget.name === name);
+    const [left, top] = app.canvasPosToClientPos([node.pos[0], node.pos[1] + widget.y]);
+    const [right, bottom] = app.canvasPosToClientPos([node.pos[0] + node.size[0], node.pos[1] + widget.y + 20]);
+    return [left, top, right, bottom];
+}"""
+_SET = "([name, value]) => app.extensionManager.setting.set(name, value)"
+_OVERLAY, _CLOSE = ".p-overlay-mask", ".p-dialog-close-button"
 _SETTLE_MS = 1000
-_SHOW_MS = 60_000
+_PATIENCE_MS = 120_000  # the page is slow on a machine with other work
 
 
 class BrowserMissing(RuntimeError):
@@ -114,17 +141,28 @@ class ComfyPage:
     ):
         self.url = url
         self.errors: list[str] = []
+        self._browser, self._size, self._settings = browser, size, {**_SETTINGS, **settings}
+        self._open()
+
+    def _open(self) -> None:
         # The page asks other hosts for news and file sizes, which its CSP would report as errors of the page.
-        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, bypass_csp=True)
+        context = self._browser.new_context(viewport={"width": self._size[0], "height": self._size[1]}, bypass_csp=True)
+        context.set_default_timeout(_PATIENCE_MS)
         context.route("**/*", self._keep_local)
         self.page: Page = context.new_page()
         self.page.on("console", self._on_console)
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.request.post(f"{url}/settings", data={**_SETTINGS, **settings})
-        types = list(self.page.request.get(f"{url}/object_info").json())
-        self.page.goto(url)
+        self.page.request.post(f"{self.url}/settings", data=self._settings)
+        types = list(self.page.request.get(f"{self.url}/object_info").json())
+        self.page.goto(self.url)
         self.page.wait_for_function(_PAGE_READY, arg=types)
+        self.page.evaluate(_LISTEN)
         self.settle()
+
+    def reopen(self) -> None:
+        """A new page in place of this one, which knows nothing of what happened in it."""
+        self.close()
+        self._open()
 
     def close(self) -> None:
         """Close the page and forget its cookies and storage."""
@@ -136,9 +174,26 @@ class ComfyPage:
         self.page.evaluate(_LOAD, workflow)
         self.settle()
 
+    def reset(self) -> None:
+        """Empty the graph, with nothing lying over it."""
+        for close in reversed(self.page.locator(_CLOSE).all()):
+            close.click()
+        self.page.keyboard.press("Escape")  # closes the node search, which has no button for it
+        # Where nothing of the page's own lies that would unfold under the mouse.
+        self.page.mouse.move(*(side / 2 for side in self.page.viewport_size.values()))
+        self.settle()
+        if self.page.locator(_OVERLAY).count():
+            self.reopen()
+        self.load(_EMPTY)
+
     def settle(self) -> None:
         """Give the page time to draw; it announces no end of that."""
         self.page.wait_for_timeout(_SETTLE_MS)
+
+    def set(self, setting: str, value: Any) -> None:
+        """Change one of the frontend's settings while the page is open; the server keeps it."""
+        self.page.evaluate(_SET, [setting, value])
+        self.settle()
 
     def missing_types(self) -> list[str]:
         """Types of the nodes that the page shows in red because it does not know them."""
@@ -147,6 +202,10 @@ class ComfyPage:
     def serialize(self) -> Workflow:
         """The graph as the page's Export saves it."""
         return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).workflow)"))
+
+    def prompt(self) -> Graph:
+        """The graph as the page queues it, in API format."""
+        return json.loads(self.page.evaluate("async () => JSON.stringify((await app.graphToPrompt()).output)"))
 
     def run(self, nodes: Sequence[int], timeout: float = 600.0) -> None:
         """Run what the named output nodes need, and wait until the nodes show it.
@@ -161,7 +220,39 @@ class ComfyPage:
         """
         self.page.evaluate(_QUEUE, list(nodes))
         self._wait_for_queue(timeout)
-        self.page.wait_for_function(_SHOWN, arg=list(nodes), timeout=_SHOW_MS)
+        self.page.wait_for_function(_SHOWN, arg=list(nodes))
+        self.settle()
+
+    def press_run(self, timeout: float = 600.0) -> None:
+        """Click the page's own Run button and wait until the server is done.
+
+        Raises:
+            TimeoutError: when the run takes longer.
+        """
+        with self.page.expect_response(lambda response: urlsplit(response.url).path.endswith("/prompt")):
+            self.page.get_by_role("button", name="Run", exact=True).first.click()
+        self._wait_for_queue(timeout)
+        self.settle()
+
+    def executed(self) -> list[str]:
+        """Ids of the nodes that ran in the latest run; those whose results were cached are not among them."""
+        return self.page.evaluate("() => window.executed")
+
+    def pictures(self, node: int) -> list[tuple[int, int]]:
+        """(width, height) in pixels of the pictures that a node shows."""
+        return [tuple(size) for size in self.page.evaluate(_PICTURES, node)]
+
+    def widget_area(self, node: int, name: str) -> tuple[float, float, float, float]:
+        """Where LiteGraph draws a widget: (left, top, right, bottom) in the window."""
+        return tuple(self.page.evaluate(_WIDGET_AREA, [node, name]))
+
+    def drop(self, file: Path, x: float, y: float) -> None:
+        """Drag a file from the desktop into the window and drop it there; the browser takes it for a real one."""
+        session = self.page.context.new_cdp_session(self.page)
+        data = {"items": [], "files": [str(file)], "dragOperationsMask": 1}
+        for step in ("dragEnter", "dragOver", "drop"):
+            session.send("Input.dispatchDragEvent", {"type": step, "x": x, "y": y, "data": data})
+        session.detach()
         self.settle()
 
     def _wait_for_queue(self, timeout: float) -> None:

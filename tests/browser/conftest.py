@@ -7,7 +7,9 @@ import os
 import pytest
 
 from harness.browser import BrowserMissing, ComfyPage, open_browser
+from harness.edit_graph import sepia
 from harness.fetch import comfyui_folder
+from harness.workflow_pictures import sketch
 
 
 @pytest.fixture(scope="session")
@@ -22,10 +24,28 @@ def browser():
         pytest.skip(str(error))
 
 
-@pytest.fixture
-def page(browser, comfy):
-    """ComfyUI's page, freshly opened; its input folder holds the picture that every ComfyUI comes with."""
+@pytest.fixture(scope="session")
+def images(comfy, photographs):
+    """Title of a LoadImage node up to its colon -> name of an uploaded photograph, small so that runs are quick."""
+    a, c, b = (photographs[name][::4, ::4].copy() for name in ("astronaut", "coffee", "chelsea"))
+    pictures = {"a": a, "a'": sepia(a), "c": c, "c'": sketch(c), "b": b}
+    return {title: comfy.upload(image, f"{title.replace(chr(39), '_prime')}.png") for title, image in pictures.items()}
+
+
+@pytest.fixture(scope="session")
+def opened(browser, comfy, images):
+    """ComfyUI's page; its input folder holds the picture that every ComfyUI comes with, besides ``images``."""
     comfy.upload(comfyui_folder() / "input" / "example.png")
     page = ComfyPage(browser, comfy.url)
     yield page
     page.close()
+
+
+@pytest.fixture
+def page(opened, request):
+    """The tier's one page, with an empty graph and nothing lying over it; a new one after a test that failed."""
+    failed = request.session.testsfailed
+    opened.reset()
+    yield opened
+    if request.session.testsfailed > failed:
+        opened.reopen()

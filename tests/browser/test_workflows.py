@@ -1,14 +1,14 @@
 """The shipped workflows in ComfyUI's real page."""
 
-import json
+import re
 
 import pytest
 
 from harness.browser import read_workflow
-from harness.comfyui import PACK_NAME, ROOT
-from harness.small_models import RANDOM_VIT_L, SMALL_BANK
+from harness.comfyui import ROOT
+from lorweb_core.plot import THUMBNAIL
 
-WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+from .small import WORKFLOWS, browse_templates, find, open_template, small_workflow
 
 pytestmark = pytest.mark.browser
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
@@ -37,14 +37,20 @@ def test_the_page_saves_what_it_opened(page, path):
 
 
 def test_the_template_browser_shows_them_with_their_pictures(page):
-    page.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.page.get_by_text(PACK_NAME).click()
-    for path in WORKFLOWS:
-        page.page.get_by_role("heading", name=path.stem).wait_for()
-    page.settle()
-    pictures = page.page.get_by_role("dialog").locator("img").all()
-    assert len(pictures) == len(WORKFLOWS)
-    assert all(picture.evaluate("image => image.naturalWidth") >= 1200 for picture in pictures)
+    cards = browse_templates(page).get_by_test_id(re.compile("^template-workflow-"))
+    cards.nth(len(WORKFLOWS) - 1).wait_for()
+    assert sorted(cards.locator("h3").all_inner_texts()) == [path.stem for path in WORKFLOWS]
+    for card in cards.all():
+        card.scroll_into_view_if_needed()
+        page.settle()
+        assert card.locator("img").evaluate("image => image.naturalWidth") >= 1200
+
+
+@each_workflow
+def test_the_template_browser_opens_it(page, path):
+    open_template(page, path)
+    assert page.missing_types() == []
+    assert page.errors == []
 
 
 def test_an_unknown_node_is_reported(page):
@@ -62,22 +68,18 @@ def test_missing_models_are_named_with_their_folders(page):
     assert "diffusion_models" in dialog
 
 
-def test_a_run_shows_both_heatmaps(page, comfy, photographs):
-    text = (ROOT / "workflows" / "inspect_coefficients.json").read_text(encoding="utf-8")
-    names = {
-        "lorweb_bank.safetensors": SMALL_BANK,
-        "clip-vit-large-patch14.safetensors": RANDOM_VIT_L,
-        "example.png": comfy.upload(photographs["chelsea"], "example.png"),
-        "transformer_blocks.{0-4}": "transformer_blocks.{0-1}",
-    }
-    for shipped, here in names.items():
-        text = text.replace(shipped, here)
-    workflow = json.loads(text)
+def test_a_run_shows_both_heatmaps(page, images):
+    """And the room that the workflow leaves for the pictures is enough: no node grows."""
+    workflow = small_workflow("inspect_coefficients", images)
+    find(workflow, "LoRWeBAdjustCoefficients")["widgets_values"][2] = "transformer_blocks.{0-1} = 0.5"
     page.load(workflow)
+    sizes = {node["id"]: node["size"] for node in page.serialize()["nodes"]}
     plots = [node["id"] for node in workflow["nodes"] if node["type"] == "LoRWeBPlotCoefficients"]
-    page.run(plots)
+    coefficients = [find(workflow, kind)["id"] for kind in ("LoRWeBEncodeAnalogy", "LoRWeBAdjustCoefficients")]
+    page.run([*plots, *coefficients])
     assert page.errors == []
     for plot in plots:
-        widths = page.page.evaluate("id => app.graph.getNodeById(id).imgs.map(image => image.naturalWidth)", plot)
-        assert len(widths) == 1
-        assert widths[0] > 500
+        assert len(page.pictures(plot)) == 1 and page.pictures(plot)[0][0] > 500
+    for node in coefficients:
+        assert page.pictures(node) == [THUMBNAIL]
+    assert {node["id"]: node["size"] for node in page.serialize()["nodes"]} == sizes

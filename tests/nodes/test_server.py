@@ -14,6 +14,8 @@ from harness.small_models import SMALL_BANK, flux_layers, random_bank
 PUBLISHED = {
     "LoRWeBLoadBasis": ["basis_name"],
     "LoRWeBLoadSigLIP": ["clip_name"],
+    "LoRWeBLoadStarter": [],
+    "LoRWeBStarterExample": ["example"],
     "LoRWeBEncodeAnalogy": ["basis", "clip_vision", "image_a", "image_a_prime", "image_b", "fit", "encoder_crop"],
     "LoRWeBApply": ["model", "basis", "coefficients", "strength"],
     "LoRWeBCanvas": ["image_a", "image_a_prime", "image_b", "megapixels", "long_side", "fit"],

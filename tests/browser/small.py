@@ -1,0 +1,118 @@
+"""The shipped workflows with small models and uploaded photographs in place of the files that they name, and ways to
+open them in the page."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from playwright.sync_api import Locator
+
+from harness.blueprint import BLUEPRINT
+from harness.browser import ComfyPage, Workflow, read_workflow
+from harness.comfyui import PACK_NAME, ROOT
+from harness.small_models import RANDOM_CLIP_L, RANDOM_VIT_L, SMALL_BANK, SMALL_FLUX, SMALL_VAE
+
+WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
+# Loader in the workflow -> the one that loads the small model, and its values.
+_LOADERS = {
+    "UNETLoader": ("LoadSmallFlux", [SMALL_FLUX, "default"]),
+    "DualCLIPLoader": ("CLIPLoader", [RANDOM_CLIP_L, "stable_diffusion", "default"]),
+    "VAELoader": ("VAELoader", [SMALL_VAE]),
+    "CLIPVisionLoader": ("CLIPVisionLoader", [RANDOM_VIT_L]),
+    "LoRWeBLoadBasis": ("LoRWeBLoadBasis", [SMALL_BANK]),
+}
+_STEPS, _LONG_SIDE = 2, 1  # which of the widgets' values
+_ATTEMPTS = 5  # a page with much to do takes a double click for two clicks
+
+
+def small_workflow(name: str, images: dict[str, str]) -> Workflow:
+    """A shipped workflow that runs within seconds: two steps on a canvas of 256 pixels.
+
+    Args:
+        images: title of a LoadImage node up to its colon -> name of an uploaded file.
+    """
+    workflow = read_workflow(ROOT / "workflows" / f"{name}.json")
+    for node in workflow["nodes"]:
+        _shrink(node)
+        if node["type"] == "LoadImage":
+            node["widgets_values"][0] = images[node["title"].split(":")[0]]
+    return workflow
+
+
+def browse_templates(page: ComfyPage) -> Locator:
+    """ComfyUI's template browser, at this pack's templates."""
+    page.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
+    page.page.get_by_text(PACK_NAME).click()
+    return page.page.get_by_role("dialog")
+
+
+def open_template(page: ComfyPage, path: Path) -> None:
+    """Open a workflow by a click in the template browser."""
+    browse_templates(page).get_by_test_id(f"template-workflow-{path.stem}").click()
+    count = len(read_workflow(path)["nodes"])
+    page.page.wait_for_function("count => app.graph.nodes.length === count", arg=count)
+    page.settle()
+
+
+def search_nodes(page: ComfyPage, words: str) -> Locator:
+    """What the node search offers for the words; it opens at a double click on the empty graph.
+
+    It shows what it finds a while later, and the nodes used most until then: wait for the one that you look for.
+    """
+    search = page.page.locator(".comfy-vue-node-search-container")
+    for _ in range(_ATTEMPTS):
+        page.page.mouse.dblclick(800, 500)
+        page.settle()
+        if search.count():
+            break
+    search.locator("input").fill(words)
+    return search.locator(".option-container")
+
+
+def place_box(page: ComfyPage) -> None:
+    """Place the box "Edit by Example" by the node search."""
+    search_nodes(page, "edit by example").filter(has_text=BLUEPRINT.stem).click()
+    page.settle()
+
+
+def small_box(workflow: Workflow) -> Workflow:
+    """A graph with one subgraph node, made as small inside; its file pickers choose small models.
+
+    A loader of another type than the shipped one is cut off from the box's inputs.
+    """
+    (subgraph,) = workflow["definitions"]["subgraphs"]
+    (box,) = (node for node in workflow["nodes"] if node["type"] == subgraph["id"])
+    chosen = {"basis_name": SMALL_BANK, "clip_vision_name": RANDOM_VIT_L, "vae_name": SMALL_VAE}
+    widgets = [name for _, name in box["properties"]["proxyWidgets"]]
+    box["widgets_values"] = [chosen.get(name, value) for name, value in zip(widgets, box["widgets_values"])]
+    for node in subgraph["nodes"]:
+        shipped = node["type"]
+        _shrink(node)
+        if node["type"] != shipped:
+            _cut_inputs(subgraph, node)
+    return workflow
+
+
+def _shrink(node: dict) -> None:
+    node["properties"].pop("models", None)
+    if node["type"] in _LOADERS:
+        node["type"], values = _LOADERS[node["type"]]
+        node["widgets_values"] = list(values)
+    elif node["type"] == "KSampler":
+        node["widgets_values"][_STEPS] = 2
+    elif node["type"] == "LoRWeBCanvas":
+        node["widgets_values"][_LONG_SIDE] = 256
+
+
+def _cut_inputs(subgraph: dict, node: dict) -> None:
+    cut = {link["id"] for link in subgraph["links"] if link["target_id"] == node["id"]}
+    node["inputs"] = []
+    subgraph["links"] = [link for link in subgraph["links"] if link["id"] not in cut]
+    for slot in subgraph["inputs"]:
+        slot["linkIds"] = [link for link in slot["linkIds"] if link not in cut]
+
+
+def find(workflow: Workflow, kind: str, title: str = "") -> dict:
+    """The node of a type whose title contains the words."""
+    (node,) = (n for n in workflow["nodes"] if n["type"] == kind and title in n.get("title", ""))
+    return node

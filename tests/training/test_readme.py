@@ -1,0 +1,64 @@
+"""The Python examples of the README, word for word, on small random models under the names that they use."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from harness.edit_graph import sepia
+from harness.small_models import flux_layers, random_bank
+from training.tiny import make_base, make_encoder
+
+README = Path(__file__).parents[2] / "README.md"
+# The one line of them that names a size, and what a CPU does in seconds.
+SETTINGS, SMALL = 'device, steps, megapixels = "cuda", 28, 1.0', 'device, steps, megapixels = "cpu", 2, 0.01'
+
+
+def python_blocks():
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+@pytest.fixture
+def folder(tmp_path, photographs, monkeypatch):
+    """The working folder: a bank, three images, and small models where the hub's names lead to."""
+    a = np.ascontiguousarray(photographs["astronaut"][::8, ::8])
+    b = np.ascontiguousarray(photographs["chelsea"][::4, ::4])
+    for name, image in {"a": a, "a_prime": sepia(a), "b": b}.items():
+        Image.fromarray(image).save(tmp_path / f"{name}.png")
+    random_bank(tmp_path / "bank.safetensors", flux_layers(256, 2, 2), num_loras=4, rank=4, key_dim=16)
+    make_base(tmp_path / "black-forest-labs" / "FLUX.1-Kontext-dev")
+    make_encoder(tmp_path / "openai" / "clip-vit-large-patch14")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_the_examples_run(folder):
+    first, second = python_blocks()
+    assert SETTINGS in first
+    names = {}
+    exec(first.replace(SETTINGS, SMALL), names)
+    with Image.open(folder / "b.png") as b, Image.open(folder / "b_prime.png") as b_prime:
+        assert b_prime.size == b.size
+    layers = flux_layers(256, 2, 2)
+    saved = load_file(folder / "edit.safetensors")
+    assert {name.split(".lora_")[0] for name in saved} == {f"transformer.{name}" for name in layers}
+    check_that_it_samples_with_the_lora(names)
+
+    exec(second, names)
+    assert names["small"].errors.keys() == layers.keys()
+    assert names["small"].factors("transformer_blocks.0.ff.net.2")[0].shape == (16, 1024)
+
+
+def check_that_it_samples_with_the_lora(names):
+    """Without it, the same noise gives another picture."""
+    pipe, results = names["pipe"], []
+    call = {**names["size"], "_auto_resize": False, "num_inference_steps": 1, "output_type": "pt"}
+    for _ in range(2):
+        generator = torch.Generator().manual_seed(0)
+        results.append(pipe(names["reference"], names["prompt"], **call, generator=generator).images)
+        pipe.unload_lora_weights()
+    assert not torch.allclose(*results)
