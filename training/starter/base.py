@@ -25,7 +25,7 @@ from lorweb_core.canvas import stack_quadrants
 from ..caches import describe_weights
 from ..config import ObjectiveConfig, OptimizerConfig
 from ..data import EmbeddingCache, Manifest, load_quadrants, square_canvas
-from ..data.hashing import random_words
+from ..data.hashing import as_fraction, random_words
 from ..encoders import LatentCoder
 from ..objective import Conditioning, Noise, draw_noise, flow_loss
 from .edits import EDITS
@@ -192,32 +192,31 @@ class Curriculum:
     def canvas(self, index: int) -> Lesson:
         """An analogy."""
         which, draw, first, second = random_words("lesson", self.settings.loop.seed, index)
-        edit, numbers = self._draw(which, draw)
+        task = self._draw(which, draw)
+        numbers, about = self.numbers[task], self._about(edit_of(task))
         place = first % len(numbers)
         other = (place + 1 + second % (len(numbers) - 1)) % len(numbers)
         coin, *words = random_words("telling", self.settings.loop.seed, index)
-        coin = coin / 2**64
-        about = self._about(edit)
+        coin = as_fraction(coin)
         if coin < self.settings.told_edit:
             return Lesson(numbers[other], numbers[place], about)
         if coin < self.settings.told_edit + self.settings.told_family:
             return Lesson(numbers[other], numbers[place], about[:2])
-        strange = self._draw(*words[:2])[1]
+        strange = self.numbers[self._draw(*words[:2])]
         return Lesson(strange[words[2] % len(strange)], numbers[place], about[:1])
 
     def image(self, index: int) -> Lesson:
         """An edit of an image alone."""
         which, draw, first, coin = random_words("image", self.settings.loop.seed, index)
-        edit, numbers = self._draw(which, draw)
-        task = self.tasks[edit][draw % len(self.tasks[edit])]
-        told_draw = coin / 2**64 < self.settings.alone_told_draw
-        place = first % len(numbers)
-        return Lesson(numbers[place], numbers[place], self._about(edit) + ((task,) if told_draw else ()))
+        task = self._draw(which, draw)
+        pair = self.numbers[task][first % len(self.numbers[task])]
+        told_draw = as_fraction(coin) < self.settings.alone_told_draw
+        return Lesson(pair, pair, self._about(edit_of(task)) + ((task,) if told_draw else ()))
 
-    def _draw(self, which: int, draw: int) -> tuple[str, list[int]]:
-        """An edit, and the pairs of one of its tasks."""
-        edit = self.edits[which % len(self.edits)]
-        return edit, self.numbers[self.tasks[edit][draw % len(self.tasks[edit])]]
+    def _draw(self, which: int, draw: int) -> str:
+        """A task of an edit."""
+        tasks = self.tasks[self.edits[which % len(self.edits)]]
+        return tasks[draw % len(tasks)]
 
 
 def edit_of(task: str) -> str:
