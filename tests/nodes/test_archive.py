@@ -7,6 +7,7 @@ on a server that has this copy of the pack alone.
 import os
 import subprocess
 import sys
+import urllib.request
 import zipfile
 
 import numpy as np
@@ -109,3 +110,11 @@ def test_the_registry_is_told_the_oldest_comfyui():
     assert settings["tool"]["comfy"]["requires-comfyui"] == ">=0.3.75"
     assert settings["project"]["dependencies"] == []
     assert "ComfyUI 0.3.75 or newer" in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def test_the_registry_is_told_the_icon():
+    tomllib = pytest.importorskip("tomllib")
+    comfy = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["comfy"]
+    with urllib.request.urlopen(comfy["Icon"]) as icon:
+        assert icon.headers.get_content_type() == "image/svg+xml"
+        assert icon.read() == (ROOT / "assets" / "icon.svg").read_bytes()
