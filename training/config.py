@@ -87,6 +87,7 @@ class ObjectiveConfig:
 
     weighting: str = "bell"
     timesteps: str = "uniform"
+    shift: float = 1.0
     canvas_weight: float = 1.0
     guidance: float = 1.0
     caption_dropout: float = 0.05
@@ -183,7 +184,8 @@ _AT_LEAST = {
     "train.steps": 1, "train.batch": 1, "train.accumulate": 1, "checkpoint.every": 1, "checkpoint.keep": 1,
     "log.every": 1, "data.workers": 0,
     "data.prompt_tokens": 1, "data.cache_latents": 0, "data.canvas": 32, "objective.entropy": 0,
-    "objective.balance": 0, "objective.canvas_weight": 0, "optimizer.lr": 0, "optimizer.warmup": 0, "optimizer.clip": 0,
+    "objective.balance": 0, "objective.canvas_weight": 0, "objective.shift": 1, "optimizer.lr": 0,
+    "optimizer.warmup": 0, "optimizer.clip": 0,
     "validation.every": 0, "validation.analogies": 1, "validation.steps": 1,
 }  # fmt: skip
 _FRACTIONS = ("data.swap", "data.hold_tasks", "data.hold_images", "objective.caption_dropout", "optimizer.ema")

@@ -61,7 +61,16 @@ def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator], config
                 config.timesteps, 1, logit_mean=0.0, logit_std=1.0, mode_scale=1.29, generator=generator
             )
         )
-    return Noise(torch.stack(noise), torch.cat(times))
+    return Noise(torch.stack(noise), shifted(torch.cat(times), config.shift))
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """Timesteps of 0..1 moved towards the noise: ``s t / (1 + (s - 1) t)``.
+
+    Equation 23 of Esser et al., "Scaling Rectified Flow Transformers for High-Resolution Image Synthesis", 2024, and
+    what diffusers' ``FlowMatchEulerDiscreteScheduler(shift=s)`` samples at.
+    """
+    return shift * t / (1 + (shift - 1) * t)
 
 
 def predict_velocity(model: nn.Module, x_t: Tensor, t: Tensor, condition: Conditioning) -> Tensor:

@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from diffusers import FluxKontextPipeline
+from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
 
 from lorweb_core import MixingCoefficients
 from training.config import ObjectiveConfig
@@ -17,6 +17,7 @@ from training.objective import (
     imbalance,
     predict_velocity,
     region_weight,
+    shifted,
 )
 
 
@@ -96,6 +97,19 @@ def test_noise_of_a_sample_does_not_depend_on_its_batch(timesteps, mean):
     assert torch.equal(together.noise[1], alone.noise[0]) and together.t[1] == alone.t[0]
     many = draw(range(2000)).t
     assert many.min() >= 0 and many.max() <= 1 and abs(many.mean() - mean) < 0.03
+
+
+def test_shifted_timesteps_are_those_of_the_scheduler():
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(sigmas=[1.0, 0.75, 0.5, 0.25])
+    expected = shifted(torch.tensor([1.0, 0.75, 0.5, 0.25]), 3.0)
+    torch.testing.assert_close(scheduler.sigmas[:-1], expected)
+
+    def times(shift):
+        generators = [torch.Generator().manual_seed(i) for i in range(50)]
+        return draw_noise((16, 2, 2), generators, ObjectiveConfig(timesteps="logit_normal", shift=shift)).t
+
+    torch.testing.assert_close(times(3.0), shifted(times(1.0), 3.0))
 
 
 def test_imbalance_is_zero_for_even_use_and_log_n_for_a_single_lora():

@@ -16,9 +16,11 @@ from torch.nn import functional as F
 
 from ..config import OptimizerConfig
 from ..metrics import load_lpips
-from . import photographs, scenes
+from . import photographs
 from .edits import EDITS, TRAINING_EDITS
+from .edits.edit import subject
 from .loop import LoopSettings, fit, generator_of
+from .recipe import TRAINING_SUBJECTS
 
 logger = logging.getLogger(__name__)
 
@@ -111,9 +113,7 @@ def draw_images(seed: int, names: tuple[str, ...], count: int, side: int) -> Ten
 
 def _draw_image(rng: np.random.Generator, names: tuple[str, ...], side: int) -> np.ndarray:
     if rng.random() < 0.5:
-        if rng.random() < 0.7:
-            return photographs.random_crop(rng, names, side)
-        return scenes.draw(scenes.random_scene(rng), side)
+        return subject(rng, side, names)
     edit = EDITS[TRAINING_EDITS[rng.integers(len(TRAINING_EDITS))]]
     return edit.pair(rng, edit.parameters(rng), side, names)[1]
 
@@ -126,7 +126,7 @@ def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTi
     held_out = draw_images(1, photographs.HELD_OUT, 64, side).contiguous(memory_format=torch.channels_last)
 
     def losses(step: int) -> dict[str, Tensor]:
-        images = draw_images((loop.seed << 32) + step + 2, photographs.TRAINING, loop.batch, side)
+        images = draw_images((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, side)
         images = images.contiguous(memory_format=torch.channels_last)
         return trained.losses(images, generator_of(loop.seed, step))
 

@@ -28,6 +28,7 @@ from ..data import EmbeddingCache, Manifest, load_quadrants, square_canvas
 from ..data.hashing import as_fraction, random_words
 from ..encoders import LatentCoder
 from ..objective import Conditioning, Noise, draw_noise, flow_loss
+from .beginning import begin
 from .edits import EDITS
 from .loop import LoopSettings, fit
 
@@ -37,6 +38,7 @@ Told = tuple[str, ...]  # names from the general to the special
 
 NOTHING = ""  # the name that says nothing
 CONTEXT = 64  # width of the one text token, which stays zero
+_LOUDNESS = 8.0  # of a name's embedding at first: the louder, the sooner edits come apart
 
 
 @dataclass
@@ -56,18 +58,20 @@ class BaseSettings:
     double: int = 1
     single: int = 3
     instruction: int = 128
-    alone: int = 6000
+    alone: int = 7000
     alone_batch: int = 48
     alone_told_draw: float = 0.75
     told_edit: float = 0.65
     told_family: float = 0.15
     bf16: bool = True
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=11_500, batch=16))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=11_000, batch=16))
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(lr=1e-3, weight_decay=0.01, schedule="cosine", warmup=200)
+        default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.01, schedule="cosine", warmup=200)
     )
     objective: ObjectiveConfig = field(
-        default_factory=lambda: ObjectiveConfig(weighting="none", timesteps="logit_normal", canvas_weight=0.2)
+        default_factory=lambda: ObjectiveConfig(
+            weighting="none", timesteps="logit_normal", shift=5.0, canvas_weight=0.2
+        )
     )
 
 
@@ -90,8 +94,10 @@ class Base(nn.Module):
             pooled_projection_dim=settings.instruction,
             guidance_embeds=False,
         )
+        begin(self.transformer)
         self.numbers = {name: number for number, name in enumerate(names)}
         self.instructions = nn.EmbeddingBag(len(names), settings.instruction, mode="sum")
+        nn.init.normal_(self.instructions.weight, std=_LOUDNESS)
 
     def pooled(self, told: Sequence[Told]) -> Tensor:
         """Sums of the embeddings of names [B, P]."""
@@ -105,10 +111,14 @@ class Base(nn.Module):
         return Conditioning(reference=reference, prompt=prompt, pooled=self.pooled(told), query=None, guidance=None)
 
     @torch.no_grad()
-    def save(self, folder: Path, prompts: Mapping[str, Told]) -> None:
-        """Write the transformer, its scheduler, and prompts (each under the names that it stands for) as embeddings."""
+    def save(self, folder: Path, prompts: Mapping[str, Told], shift: float) -> None:
+        """Write a diffusers folder: the transformer, a scheduler with this shift, and prompts as embeddings.
+
+        Args:
+            prompts: what can be told by one word -> the names that it stands for.
+        """
         self.transformer.save_pretrained(folder / "transformer")
-        FlowMatchEulerDiscreteScheduler(shift=1.0).save_pretrained(folder / "scheduler")
+        FlowMatchEulerDiscreteScheduler(shift=shift).save_pretrained(folder / "scheduler")
         pooled = self.pooled(list(prompts.values()))
         tensors = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled.contiguous()}
         save_file(tensors, folder / "prompts.safetensors", {"prompts": json.dumps(list(prompts))})
@@ -242,7 +252,7 @@ def train_base(run: Path, manifest: Path, settings: BaseSettings) -> Base:
     families = {edit_of(task): EDITS[edit_of(task)].family for task in pool.tasks}
     curriculum = Curriculum(pool.tasks, families, settings)
     base = fit_base(run / "base", pool, curriculum)
-    base.save(run / "base" / "base", curriculum.prompts())
+    base.save(run / "base" / "base", curriculum.prompts(), settings.objective.shift)
     shutil.copytree(vae, run / "base" / "base" / "vae", dirs_exist_ok=True)
     return base
 

@@ -19,6 +19,7 @@ from ..config import OptimizerConfig
 from . import photographs
 from .edits import EDITS, TRAINING_EDITS, compose
 from .loop import LoopSettings, fit
+from .recipe import TRAINING_SUBJECTS
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +107,7 @@ def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
         return {"held_out_found": contrast(*differences(held_out))["found"].item()}
 
     def losses(step: int) -> dict[str, Tensor]:
-        examples = draw_examples((loop.seed << 32) + step + 2, photographs.TRAINING, loop.batch, settings.side)
+        examples = draw_examples((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, settings.side)
         return contrast(*differences(examples))
 
     fit(run, encoder, losses, loop, settings.optimizer, evaluate)

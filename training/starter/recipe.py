@@ -15,7 +15,9 @@ from ..data.hashing import random_words
 from . import photographs
 from .edits import COMPOSITIONS, EDITS, HELD_OUT_EDITS, TRAINING_EDITS, Edit, Parameters
 
-PHOTOGRAPHS = {"training": photographs.TRAINING, "held-out": photographs.HELD_OUT}
+# Half of the training's subjects are textures.
+TRAINING_SUBJECTS = (*photographs.TRAINING, *(8 * ("leaves",)), *(4 * ("clouds",)))
+PHOTOGRAPHS = {"training": TRAINING_SUBJECTS, "held-out": photographs.HELD_OUT}
 _EDITS = {"training": TRAINING_EDITS, "held-out": HELD_OUT_EDITS, "compositions": tuple(COMPOSITIONS)}
 _KNOWN = EDITS | COMPOSITIONS
 

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from training.starter import photographs, scenes
+from training.starter import photographs, scenes, textures
 from training.starter.edits import COMPOSITIONS, EDITS, FAMILIES, HELD_OUT_EDITS, TRAINING_EDITS, Choice, Span, compose
+from training.starter.recipe import PHOTOGRAPHS, TRAINING_SUBJECTS
 from training.starter.scenes import PALETTE, Background, Scene, Thing
 
 SIDE, SUBJECTS = 64, 12
@@ -22,8 +23,11 @@ def psnr(first, second):
 
 @pytest.fixture(scope="module")
 def strengths():
-    """Edit -> PSNR in dB between before and after, for some subjects."""
-    return {name: [psnr(*draw(edit, i)) for i in range(SUBJECTS)] for name, edit in EVERY.items()}
+    """Edit -> PSNR in dB between before and after, for some photographs and scenes."""
+    return {
+        name: [psnr(*draw(edit, i, names=photographs.HELD_OUT)) for i in range(SUBJECTS)]
+        for name, edit in EVERY.items()
+    }
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -53,7 +57,7 @@ def test_any_image_can_be_edited_again_with_the_same_parameters():
     for edit in EVERY.values():
         rng = np.random.default_rng(3)
         parameters = edit.parameters(rng)
-        before, after = edit.pair(rng, parameters, SIDE, photographs.TRAINING)
+        before, after = edit.pair(rng, parameters, SIDE, TRAINING_SUBJECTS)
         if edit.apply:
             # The subject lies otherwise in memory, so that sums round otherwise; a pixel may fall over a threshold.
             assert np.abs(edit.apply(before, parameters) - after).mean() < 1e-3, edit.name
@@ -62,14 +66,14 @@ def test_any_image_can_be_edited_again_with_the_same_parameters():
 def test_edits_draw_scenes_and_the_named_photographs(monkeypatch):
     asked = []
 
-    def crop(rng, names, side):
-        asked.append(names)
+    def crop(rng, name, side):
+        asked.append(name)
         return np.zeros((side, side, 3), np.float32)
 
     monkeypatch.setattr(photographs, "random_crop", crop)
     for number in range(200):
         draw(EDITS["invert"], number, names=photographs.HELD_OUT)
-    assert set(asked) == {photographs.HELD_OUT} and 110 < len(asked) < 170
+    assert set(asked) == set(photographs.HELD_OUT) and 120 < len(asked) < 180
 
 
 def test_the_catalogue_is_as_large_as_promised_and_split_by_family():
@@ -136,7 +140,7 @@ def test_an_oblong_image_is_refused():
 
 @pytest.fixture
 def photo():
-    return photographs.random_crop(np.random.default_rng(1), ("coffee",), SIDE)
+    return photographs.random_crop(np.random.default_rng(1), "coffee", SIDE)
 
 
 def apply(name, image, **parameters):
@@ -231,6 +235,33 @@ def test_objects_of_scenes_keep_apart_and_inside():
 
 def test_crops_are_random_and_not_flat():
     rng = np.random.default_rng(0)
-    crops = [photographs.random_crop(rng, photographs.HELD_OUT, 32) for _ in range(30)]
+    crops = [photographs.random_crop(rng, name, 32) for name in 15 * photographs.HELD_OUT]
     assert len({crop.tobytes() for crop in crops}) == 30
     assert np.mean([crop.std((0, 1)).mean() > 0.07 for crop in crops]) > 0.9
+
+
+def test_training_crops_come_in_other_colours_and_held_out_ones_do_not():
+    # In its own colours, the channels of a grey photograph vary alike but for a tint of a tenth.
+    rng = np.random.default_rng(0)
+    spreads = [photographs.random_crop(rng, "camera", 32).std((0, 1)) for _ in range(60)]
+    assert 12 < sum(spread.max() > 1.3 * spread.min() for spread in spreads) < 40
+    hues = [photographs.random_crop(rng, "flower", 32).mean((0, 1)) for _ in range(40)]
+    assert np.mean([red > blue for red, _, blue in hues]) > 0.9
+
+
+@pytest.mark.parametrize("kind", textures.KINDS)
+def test_textures_are_pictures_that_vary(kind):
+    rng = np.random.default_rng(0)
+    pictures = np.stack([textures.KINDS[kind](rng, 64) for _ in range(30)])
+    assert pictures.dtype == np.float32 and pictures.shape == (30, 64, 64, 3)
+    assert pictures.min() >= 0 and pictures.max() <= 1
+    assert np.std(pictures.mean((1, 2)), axis=0).min() > 0.05
+    assert np.mean(pictures.std((1, 2)).mean(1) > 0.05) > 0.9
+    # As in photographs, neighbours are alike and the likeness falls with the distance.
+    grey = pictures.mean(-1)
+    near, far = (np.corrcoef(grey[:, :, d:].ravel(), grey[:, :, :-d].ravel())[0, 1] for d in (1, 12))
+    assert near > 0.8 and near > far
+
+
+def test_training_draws_textures_and_held_out_sets_draw_none():
+    assert set(textures.KINDS) <= set(TRAINING_SUBJECTS) and set(textures.KINDS).isdisjoint(PHOTOGRAPHS["held-out"])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .. import photographs, scenes
+from .. import photographs, scenes, textures
 
 Image = np.ndarray
 Parameters = Mapping[str, float]
@@ -15,7 +15,7 @@ Apply = Callable[[Image, Parameters], Image]
 Stage = Callable[[np.random.Generator, Parameters], tuple[scenes.Scene, scenes.Scene]]
 Pairs = Callable[[np.random.Generator, Parameters, int, Sequence[str]], tuple[Image, Image]]
 
-_PHOTOGRAPHS = 0.7  # share of photographs among the subjects
+_PHOTOGRAPHS = 0.75  # share of photographs and textures among the subjects
 _HELD = (0.4, 0.6)  # part of a range that is held out: what lies on both sides of it is trained
 
 
@@ -81,7 +81,7 @@ class Edit:
         """A random subject before and after: two float32 [side, side, 3] in 0..1.
 
         Args:
-            names: the photographs to draw from.
+            names: the photographs, and kinds of textures, to draw from.
         """
         before, after = self.pairs(rng, parameters, side, names)
         return finished(before), finished(after)
@@ -93,10 +93,11 @@ def finished(image: Image) -> Image:
 
 
 def subject(rng: np.random.Generator, side: int, names: Sequence[str]) -> Image:
-    """A photograph's crop or a drawn scene."""
-    if rng.random() < _PHOTOGRAPHS:
-        return photographs.random_crop(rng, names, side)
-    return scenes.draw(scenes.random_scene(rng), side)
+    """A photograph's crop, or the texture that stands for one, or a drawn scene."""
+    if rng.random() >= _PHOTOGRAPHS:
+        return scenes.draw(scenes.random_scene(rng), side)
+    name = names[rng.integers(len(names))]
+    return textures.KINDS[name](rng, side) if name in textures.KINDS else photographs.random_crop(rng, name, side)
 
 
 def image_edit(name: str, family: str, apply: Apply, **spans: Span | Choice) -> Edit:
