@@ -100,9 +100,14 @@ def _pixels(path: str) -> np.ndarray:
 
 
 def _model():
-    # ComfyUI takes a FLUX without guidance for FLUX.1-schnell, whose schedule has no shift; nor has the starter's.
     name = "base/transformer/diffusion_pytorch_model.safetensors"
-    return load_narrow_flux(comfy.utils.load_torch_file(_file(name)), name)
+    model = load_narrow_flux(comfy.utils.load_torch_file(_file(name)), name)
+    # ComfyUI takes a FLUX without guidance for FLUX.1-schnell, whose schedule has no shift.
+    with open(_file("base/scheduler/scheduler_config.json"), encoding="utf-8") as file:
+        shift = json.load(file)["shift"]
+    schedule = model.get_model_object("model_sampling")
+    schedule.set_parameters(shift=shift, multiplier=schedule.multiplier)
+    return model
 
 
 def _vae() -> comfy.sd.VAE:

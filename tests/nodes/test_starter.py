@@ -5,10 +5,14 @@ import json
 import numpy as np
 import pytest
 import torch
+import yaml
+from comfy.samplers import calculate_sigmas
 from lorweb_pack.nodes import starter
 from lorweb_pack.nodes.image_encoder import ClipVisionEncoder
 
-import training  # noqa: F401  (makes diffusers importable)
+import training  # noqa: F401  # isort: skip  (makes diffusers importable)
+from diffusers import FlowMatchEulerDiscreteScheduler
+
 from harness.api_graph import api_graph
 from harness.comfyui import ROOT
 from harness.demo import EXAMPLES, answer, contact_sheet
@@ -47,6 +51,15 @@ def test_a_missing_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(starter, "FOLDER", tmp_path)
     with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safetensors is missing from this pack"):
         starter.LoadStarter.execute()
+
+
+def test_the_schedule_is_that_of_the_training():
+    scheduler = FlowMatchEulerDiscreteScheduler.from_pretrained(STARTER / "base", subfolder="scheduler")
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 8, 8))
+    schedule = starter._model().get_model_object("model_sampling")
+    torch.testing.assert_close(calculate_sigmas(schedule, "simple", 8), scheduler.sigmas)
+    trained = yaml.safe_load((STARTER / "logs" / "base" / "settings.yaml").read_text(encoding="utf-8"))
+    assert scheduler.config.shift == trained["objective"]["shift"]
 
 
 def distance(one, other):

@@ -33,13 +33,20 @@ class AutoencoderSettings:
     """A run of the autoencoder.
 
     Attributes:
+        start: folder of a trained autoencoder to begin from; empty begins anew.
+        encoder: whether the encoder is trained as well. A frozen one leaves all latents, and so bases and banks, as
+            they are.
         lpips: the weights that ``training.lpips_weights`` reads; empty leaves LPIPS out of the loss.
         perceptual: weight of LPIPS in the loss.
+        bf16: run the products in bfloat16, which takes half the time on processors that have it.
     """
 
     side: int = 64
+    start: str = ""
+    encoder: bool = True
     lpips: str = ""
     perceptual: float = 0.02
+    bf16: bool = True
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=4000, batch=8, checkpoint=250))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.0, schedule="cosine", warmup=50)
@@ -79,6 +86,7 @@ class Trained(nn.Module):
         latents = self.encoder(images)
         disturbed = latents + _LATENT_NOISE * torch.randn(latents.shape, generator=noise)
         decoded = self.decoder(torch.tanh(disturbed / 3) * 3)
+        decoded = decoded.float()
         reconstruction = F.mse_loss(decoded, images) + 0.1 * F.l1_loss(decoded, images)
         loss = reconstruction + 0.01 * spread(latents) + self.perceptual * self.difference(decoded, images)
         return {"loss": loss, "psnr": psnr(decoded, images).mean()}
@@ -120,7 +128,9 @@ def _draw_image(rng: np.random.Generator, names: tuple[str, ...], side: int) -> 
 
 def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTiny:
     """Train, and write the autoencoder as a diffusers folder ``run/vae``."""
-    model = make_autoencoder(settings.loop.seed).to(memory_format=torch.channels_last)
+    model = AutoencoderTiny.from_pretrained(settings.start) if settings.start else make_autoencoder(settings.loop.seed)
+    model = model.to(memory_format=torch.channels_last).requires_grad_(True)
+    model.encoder.requires_grad_(settings.encoder)
     perceive = load_lpips(Path(settings.lpips), run) if settings.lpips else None
     trained, loop, side = Trained(model, perceive, settings.perceptual), settings.loop, settings.side
     held_out = draw_images(1, photographs.HELD_OUT, 64, side).contiguous(memory_format=torch.channels_last)
@@ -128,7 +138,8 @@ def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTi
     def losses(step: int) -> dict[str, Tensor]:
         images = draw_images((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, side)
         images = images.contiguous(memory_format=torch.channels_last)
-        return trained.losses(images, generator_of(loop.seed, step))
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+            return trained.losses(images, generator_of(loop.seed, step))
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:

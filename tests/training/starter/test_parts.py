@@ -69,6 +69,17 @@ def test_an_interrupted_part_ends_as_one_that_never_was(made, tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path / "encoder" / "metrics.csv")] == ["1", "2"]
 
 
+def test_a_decoder_can_be_trained_alone(made, tmp_path):
+    run, manifest = made
+    start = run / "autoencoder" / "vae"
+    run_part("autoencoder", tmp_path, manifest, f"autoencoder.start={start}", "autoencoder.encoder=false")
+    before, after = (
+        load_file(folder / "diffusion_pytorch_model.safetensors") for folder in (start, tmp_path / "autoencoder" / "vae")
+    )
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)
+
+
 def test_blocks_that_were_never_trained_are_skipped_exactly(made):
     run, _ = made
     images = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
