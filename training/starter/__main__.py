@@ -1,4 +1,4 @@
-"""Train the parts of the starter: ``python -m training.starter autoencoder|encoder|base|export key=value ...``.
+"""Train the parts of the starter: ``python -m training.starter autoencoder|decoder|encoder|base|export key=value ...``.
 
 Every part is written into its own folder below ``run``; the same command goes on where a run was interrupted.
 ``export`` puts what there is, and examples, into ``out``. The bank is trained on the exported parts, like any other
@@ -30,6 +30,7 @@ class StarterSettings:
     out: str = "starter"
     manifest: str = "runs/starter/data/training.jsonl"
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
+    decoder: AutoencoderSettings = field(default_factory=lambda: AutoencoderSettings(perceptual=0.04))
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     base: BaseSettings = field(default_factory=BaseSettings)
 
@@ -54,6 +55,8 @@ def train(part: str, settings: StarterSettings) -> None:
     OmegaConf.save(OmegaConf.structured(getattr(settings, part)), run / part / "settings.yaml")
     if part == "autoencoder":
         train_autoencoder(run / part, settings.autoencoder)
+    elif part == "decoder":
+        train_autoencoder(run / part, settings.decoder, start=run / "autoencoder" / "vae")
     elif part == "encoder":
         train_encoder(run / part, settings.encoder)
     else:
@@ -63,7 +66,7 @@ def train(part: str, settings: StarterSettings) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry."""
     parser = argparse.ArgumentParser(prog="python -m training.starter", description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("autoencoder", "encoder", "base", "export"))
+    parser.add_argument("part", choices=("autoencoder", "decoder", "encoder", "base", "export"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as base.loop.steps=100")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")

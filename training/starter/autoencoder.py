@@ -1,4 +1,4 @@
-"""Train the starter's autoencoder: ``python -m training.starter autoencoder``.
+"""Train the starter's autoencoder: ``python -m training.starter autoencoder``, or ``decoder`` for that alone.
 
 TAESD's architecture with FLUX's 16 latent channels, because ComfyUI's own VAE loader and diffusers' ``AutoencoderTiny``
 both read it.
@@ -33,17 +33,12 @@ class AutoencoderSettings:
     """A run of the autoencoder.
 
     Attributes:
-        start: folder of a trained autoencoder to begin from; empty begins anew.
-        encoder: whether the encoder is trained as well. A frozen one leaves all latents, and so bases and banks, as
-            they are.
         lpips: the weights that ``training.lpips_weights`` reads; empty leaves LPIPS out of the loss.
         perceptual: weight of LPIPS in the loss.
         bf16: run the products in bfloat16, which takes half the time on processors that have it.
     """
 
     side: int = 64
-    start: str = ""
-    encoder: bool = True
     lpips: str = ""
     perceptual: float = 0.02
     bf16: bool = True
@@ -126,11 +121,16 @@ def _draw_image(rng: np.random.Generator, names: tuple[str, ...], side: int) -> 
     return edit.pair(rng, edit.parameters(rng), side, names)[1]
 
 
-def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTiny:
-    """Train, and write the autoencoder as a diffusers folder ``run/vae``."""
-    model = AutoencoderTiny.from_pretrained(settings.start) if settings.start else make_autoencoder(settings.loop.seed)
+def train_autoencoder(run: Path, settings: AutoencoderSettings, start: Path | None = None) -> AutoencoderTiny:
+    """Train, and write the autoencoder as a diffusers folder ``run/vae``.
+
+    Args:
+        start: a trained autoencoder whose decoder alone is trained further, so that all latents, and with them bases
+            and banks, stay as they are.
+    """
+    model = AutoencoderTiny.from_pretrained(start) if start else make_autoencoder(settings.loop.seed)
     model = model.to(memory_format=torch.channels_last).requires_grad_(True)
-    model.encoder.requires_grad_(settings.encoder)
+    model.encoder.requires_grad_(start is None)
     perceive = load_lpips(Path(settings.lpips), run) if settings.lpips else None
     trained, loop, side = Trained(model, perceive, settings.perceptual), settings.loop, settings.side
     held_out = draw_images(1, photographs.HELD_OUT, 64, side).contiguous(memory_format=torch.channels_last)
