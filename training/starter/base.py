@@ -189,12 +189,15 @@ class Curriculum:
 
     def names(self) -> list[str]:
         """All names that may be told."""
-        return [NOTHING, *sorted(set(self.families.values())), *self.edits, *self.numbers]
+        return [NOTHING, *self._kinds(), *self.edits, *self.numbers]
 
     def prompts(self) -> dict[str, Told]:
         """What the trained base can be told by one word: nothing, a family, an edit."""
-        families = {family: (NOTHING, family) for family in sorted(set(self.families.values()))}
+        families = {family: (NOTHING, family) for family in self._kinds()}
         return {NOTHING: (NOTHING,), **families, **{edit: self._about(edit) for edit in self.edits}}
+
+    def _kinds(self) -> list[str]:
+        return sorted(set(self.families.values()))
 
     def _about(self, edit: str) -> Told:
         return NOTHING, self.families[edit], edit
