@@ -58,13 +58,13 @@ class BaseSettings:
     double: int = 1
     single: int = 3
     instruction: int = 128
-    alone: int = 7000
+    alone: int = 5000
     alone_batch: int = 48
     alone_told_draw: float = 0.75
     told_edit: float = 0.65
     told_family: float = 0.15
     bf16: bool = True
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=11_000, batch=16))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=8500, batch=16))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.01, schedule="cosine", warmup=200)
     )

@@ -30,14 +30,19 @@ _FOLLOWING = [name for name in TRAINING_EDITS if EDITS[name].apply is not None]
 
 @dataclass
 class EncoderSettings:
-    """A run of the image encoder; ``loop.batch`` counts edits, of four images each."""
+    """A run of the image encoder; ``loop.batch`` counts edits, of four images each.
+
+    Attributes:
+        bf16: run the products in bfloat16, which takes half the time on processors that have it.
+    """
 
     side: int = 64
     patch: int = 8
     width: int = 128
     depth: int = 4
     embedding: int = 128
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=1500, batch=48))
+    bf16: bool = True
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=2200, batch=48))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=1e-3, weight_decay=0.05, schedule="cosine", warmup=100)
     )
@@ -55,6 +60,7 @@ def make_encoder(settings: EncoderSettings) -> CLIPVisionModelWithProjection:
             image_size=settings.side,
             patch_size=settings.patch,
             projection_dim=settings.embedding,
+            attn_implementation="eager",  # on a CPU in bfloat16, the fused one goes backward at half the speed
         )
     )
 
@@ -96,8 +102,9 @@ def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
     mean, std = (torch.tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
 
     def differences(examples: Tensor) -> tuple[Tensor, Tensor]:
-        embeddings = encoder(pixel_values=(examples.flatten(0, 1) - mean) / std).image_embeds
-        a, a_prime, b, b_prime = embeddings.unflatten(0, (-1, 4)).unbind(1)
+        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+            embeddings = encoder(pixel_values=(examples.flatten(0, 1) - mean) / std).image_embeds
+        a, a_prime, b, b_prime = embeddings.float().unflatten(0, (-1, 4)).unbind(1)
         return a_prime - a, b_prime - b
 
     held_out = draw_examples(1, photographs.HELD_OUT, 256, settings.side)
