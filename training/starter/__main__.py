@@ -30,7 +30,7 @@ class StarterSettings:
     out: str = "starter"
     manifest: str = "runs/starter/data/training.jsonl"
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
-    decoder: AutoencoderSettings = field(default_factory=lambda: AutoencoderSettings(perceptual=0.04))
+    decoder: AutoencoderSettings = field(default_factory=lambda: AutoencoderSettings(perceptual=0.05))
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     base: BaseSettings = field(default_factory=BaseSettings)
 

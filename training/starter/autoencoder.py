@@ -33,16 +33,18 @@ class AutoencoderSettings:
     """A run of the autoencoder.
 
     Attributes:
+        local: weight of how much latents change when the rest of the canvas does.
         lpips: the weights that ``training.lpips_weights`` reads; empty leaves LPIPS out of the loss.
         perceptual: weight of LPIPS in the loss.
         bf16: run the products in bfloat16, which takes half the time on processors that have it.
     """
 
     side: int = 64
+    local: float = 0.05
     lpips: str = ""
-    perceptual: float = 0.02
+    perceptual: float = 0.03
     bf16: bool = True
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=4000, batch=8, checkpoint=250))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=6000, batch=8, checkpoint=250))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.0, schedule="cosine", warmup=50)
     )
@@ -69,27 +71,52 @@ class Trained(nn.Module):
     a step and hardly better the result at this size.
     """
 
-    def __init__(self, model: AutoencoderTiny, perceive: nn.Module | None = None, perceptual: float = 0.0):
+    def __init__(
+        self, model: AutoencoderTiny, perceive: nn.Module | None = None, perceptual: float = 0.0, local: float = 0.0
+    ):
         super().__init__()
         self._perceive = [perceive]  # in a list, so that its weights are none of this module's
-        self.perceptual = perceptual
+        self.perceptual, self.local = perceptual, local
         self.encoder = _without(model.encoder.layers, (1, 4, 5))
         self.decoder = _without(model.decoder.layers, (13, 14, 17))
 
     def losses(self, images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
-        """Reconstruction of images [B, 3, H, W] in 0..1 from latents that are a little noisy, as a sampler's are."""
-        latents = self.encoder(images)
+        """Reconstruction of images [4 B, 3, H, W] in 0..1, four on a canvas, from latents that are a little noisy, as a
+        sampler's are.
+        """
+        latents = self.encode(images)
         disturbed = latents + _LATENT_NOISE * torch.randn(latents.shape, generator=noise)
-        decoded = self.decoder(torch.tanh(disturbed / 3) * 3)
-        decoded = decoded.float()
+        decoded = self.decode(disturbed).float()
         reconstruction = F.mse_loss(decoded, images) + 0.1 * F.l1_loss(decoded, images)
-        loss = reconstruction + 0.01 * spread(latents) + self.perceptual * self.difference(decoded, images)
-        return {"loss": loss, "psnr": psnr(decoded, images).mean()}
+        leak = (self.encode(images.roll(1, 0)).roll(-1, 0) - latents).square().mean()
+        loss = reconstruction + 0.01 * spread(latents) + self.local * leak
+        loss = loss + self.perceptual * self.difference(decoded, images)
+        return {"loss": loss, "psnr": psnr(decoded, images).mean(), "leak": leak}
+
+    def encode(self, images: Tensor) -> Tensor:
+        """Latents [4 B, 16, H/8, W/8] of images that lie on canvases of four, in the order of the batch."""
+        return split_canvases(self.encoder(make_canvases(images)))
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Images of latents that lie on canvases of four."""
+        return split_canvases(self.decoder(make_canvases(torch.tanh(latents / 3) * 3)))
 
     def difference(self, decoded: Tensor, images: Tensor) -> Tensor:
         """Mean LPIPS of images [B, 3, H, W] in 0..1; 0 without its weights."""
         (perceive,) = self._perceive
         return torch.zeros(()) if perceive is None else perceive(decoded, images, normalize=True).mean()
+
+
+def make_canvases(images: Tensor) -> Tensor:
+    """Images [4 B, C, H, W] on 2x2 canvases [B, C, 2 H, 2 W], from left to right and from top to bottom."""
+    quadrants = images.unflatten(0, (-1, 2, 2))
+    return quadrants.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3).contiguous(memory_format=torch.channels_last)
+
+
+def split_canvases(canvases: Tensor) -> Tensor:
+    """What ``make_canvases`` joined."""
+    quadrants = canvases.unflatten(3, (2, -1)).unflatten(2, (2, -1))
+    return quadrants.permute(0, 2, 4, 1, 3, 5).flatten(0, 2)
 
 
 def _without(layers: nn.Sequential, resting: tuple[int, ...]) -> nn.Sequential:
@@ -127,27 +154,33 @@ def train_autoencoder(run: Path, settings: AutoencoderSettings, start: Path | No
     Args:
         start: a trained autoencoder whose decoder alone is trained further, so that all latents, and with them bases
             and banks, stay as they are.
+
+    Raises:
+        ValueError: for a batch that does not fill its canvases, or LPIPS weights that cannot be read.
     """
+    if settings.loop.batch % 4:
+        raise ValueError(f"the batch is {settings.loop.batch}; a canvas holds four pictures: make it a multiple of 4")
     model = AutoencoderTiny.from_pretrained(start) if start else make_autoencoder(settings.loop.seed)
     model = model.to(memory_format=torch.channels_last).requires_grad_(True)
     model.encoder.requires_grad_(start is None)
     perceive = load_lpips(Path(settings.lpips), run) if settings.lpips else None
-    trained, loop, side = Trained(model, perceive, settings.perceptual), settings.loop, settings.side
-    held_out = draw_images(1, photographs.HELD_OUT, 64, side).contiguous(memory_format=torch.channels_last)
+    trained = Trained(model, perceive, settings.perceptual, settings.local if start is None else 0.0)
+    loop, side = settings.loop, settings.side
+    held_out = draw_images(1, photographs.HELD_OUT, 64, side)
 
     def losses(step: int) -> dict[str, Tensor]:
         images = draw_images((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, side)
-        images = images.contiguous(memory_format=torch.channels_last)
         with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
             return trained.losses(images, generator_of(loop.seed, step))
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
-        latents = trained.encoder(held_out)
-        decoded = trained.decoder(torch.tanh(latents / 3) * 3)
+        values, latents = trained.losses(held_out, generator_of(loop.seed, 0)), trained.encode(held_out)
+        decoded = trained.decode(latents)
         return {
             "held_out_psnr": psnr(decoded, held_out).mean().item(),
             "held_out_lpips": trained.difference(decoded, held_out).item(),
+            "held_out_leak": values["leak"].item(),
             "latent_std": latents.std().item(),
         }
 

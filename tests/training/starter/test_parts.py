@@ -7,10 +7,11 @@ from diffusers import AutoencoderTiny
 from safetensors.torch import load_file
 
 from lorweb_core import BasisBank
+from lorweb_core.canvas import stack_quadrants
 from training import prepare
 from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
 from training.starter import __main__ as starter
-from training.starter.autoencoder import Trained, make_autoencoder
+from training.starter.autoencoder import Trained, make_autoencoder, make_canvases, split_canvases
 from training.starter.base import NOTHING, Base, Curriculum
 from training.starter.encoder import contrast
 from training.tracking import read_metrics
@@ -37,8 +38,8 @@ def made(tmp_path_factory):
     recipe, manifest = run / "recipe.yaml", run / "pairs.jsonl"
     recipe.write_text(RECIPE.format(images=(run / "images").as_posix()))
     assert prepare.main([str(recipe), "--out", str(manifest)]) == 0
-    for part in ("autoencoder", "encoder"):
-        run_part(part, run, manifest)
+    run_part("autoencoder", run, manifest, "autoencoder.loop.batch=4")
+    run_part("encoder", run, manifest)
     run_part("base", run, manifest, "base.alone=1", "base.alone_batch=3")
     return run, manifest
 
@@ -71,7 +72,7 @@ def test_an_interrupted_part_ends_as_one_that_never_was(made, tmp_path):
 
 def test_the_decoder_can_be_trained_alone(made):
     run, manifest = made
-    run_part("decoder", run, manifest)
+    run_part("decoder", run, manifest, "decoder.loop.batch=4")
     before, after = (
         load_file(run / part / "vae" / "diffusion_pytorch_model.safetensors") for part in ("autoencoder", "decoder")
     )
@@ -93,11 +94,11 @@ def test_blocks_that_were_never_trained_are_skipped_exactly(made):
 
 def test_lpips_joins_the_loss_and_is_not_trained():
     perceive = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False).requires_grad_(False)
-    images = torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
     plain, perceiving = (Trained(make_autoencoder(0), *extra) for extra in ((), (perceive, 0.5)))
     losses = [part.losses(images, torch.Generator().manual_seed(0))["loss"] for part in (plain, perceiving)]
     with torch.no_grad():
-        decoded = plain.decoder(torch.tanh(noisy(plain.encoder(images)) / 3) * 3)
+        decoded = plain.decode(noisy(plain.encode(images)))
     difference = perceive(decoded, images, normalize=True).mean()
     assert difference != 0
     torch.testing.assert_close(losses[1] - losses[0], 0.5 * difference, atol=1e-5, rtol=1e-4)
@@ -106,6 +107,27 @@ def test_lpips_joins_the_loss_and_is_not_trained():
 
 def noisy(latents):
     return latents + 0.1 * torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+
+
+def test_four_pictures_lie_on_a_canvas_as_an_analogy_does():
+    images = torch.rand(8, 3, 4, 6)
+    canvases = make_canvases(images)
+    assert torch.equal(canvases.movedim(1, -1), stack_quadrants(*images.movedim(1, -1).unflatten(0, (2, 4)).unbind(1)))
+    assert torch.equal(split_canvases(canvases), images)
+
+
+def test_latents_that_leak_over_a_quadrants_edge_cost():
+    images = torch.rand(4, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    model = make_autoencoder(0)
+    free, bound = (Trained(model, local=local) for local in (0.0, 0.5))
+    losses = [part.losses(images, torch.Generator().manual_seed(0)) for part in (free, bound)]
+    assert losses[0]["leak"] > 0
+    torch.testing.assert_close(losses[1]["loss"] - losses[0]["loss"], 0.5 * losses[0]["leak"], atol=1e-5, rtol=1e-4)
+
+
+def test_a_batch_that_fills_no_canvas_is_refused(tmp_path, caplog):
+    assert starter.main(["autoencoder", f"run={tmp_path}", "autoencoder.loop.batch=6"]) == 1
+    assert "the batch is 6; a canvas holds four pictures: make it a multiple of 4" in caplog.text
 
 
 def test_the_encoder_reads_as_a_clip(made):
