@@ -29,6 +29,7 @@ class StarterSettings:
     run: str = "runs/starter"
     out: str = "starter"
     manifest: str = "runs/starter/data/training.jsonl"
+    recipe: str = "training/starter/recipes/training.yaml"
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     decoder: AutoencoderSettings = field(default_factory=lambda: AutoencoderSettings(perceptual=0.05))
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
@@ -60,7 +61,7 @@ def train(part: str, settings: StarterSettings) -> None:
     elif part == "encoder":
         train_encoder(run / part, settings.encoder)
     else:
-        train_base(run, Path(settings.manifest), settings.base)
+        train_base(run, Path(settings.manifest), Path(settings.recipe), settings.base)
 
 
 def main(arguments: list[str] | None = None) -> int:

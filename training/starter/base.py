@@ -2,8 +2,9 @@
 
 A small FLUX that edits its reference canvas, Kontext style. It is told the edit, or the family of edits, by learned
 embeddings in place of a pooled text embedding; how strong the edit is and where, it reads off the example in the
-canvas. Told nothing, it makes *some* edit of b: its example then shows another edit, so that the marginal over edits is
-all that it can learn there. A bank has something to say to such a base, and nothing to unlearn.
+canvas, or is told as well where there is none. Told nothing, it makes *some* edit of b: its example then shows another
+edit, so that the marginal over edits is all that it can learn there. A bank has something to say to such a base, and
+nothing to unlearn.
 
 It learns to edit on images alone first, one quadrant instead of a canvas: four times the edits for the same work.
 """
@@ -29,15 +30,17 @@ from ..data.hashing import as_fraction, random_words
 from ..encoders import LatentCoder
 from ..objective import Conditioning, Noise, draw_noise, flow_loss
 from .beginning import begin
-from .edits import EDITS
+from .edits import EDITS, Edit, Parameters
 from .loop import LoopSettings, fit
+from .recipe import Recipe, tasks
 
 logger = logging.getLogger(__name__)
 
-Told = tuple[str, ...]  # names from the general to the special
+Told = Mapping[str, float]  # names, and how strongly each is said
 
 NOTHING = ""  # the name that says nothing
 CONTEXT = 64  # width of the one text token, which stays zero
+_KNOTS = 3  # of a parameter's range: what is told about a value is interpolated between them
 _LOUDNESS = 8.0  # of a name's embedding at first: the louder, the sooner edits come apart
 
 
@@ -48,7 +51,7 @@ class BaseSettings:
     Attributes:
         heads: of width 128. double, single: numbers of blocks.
         alone: how many steps, the first ones, are on images alone, and ``alone_batch`` how many images one takes.
-        alone_told_draw: how often such an image is told its edit with its parameters, since no example shows them.
+        alone_told_parameters: how often such an image is told its edit with its parameters, as no example shows them.
         told_edit, told_family: how often a canvas is told the edit, or only its family; else it is told nothing.
         bf16: run the products in bfloat16, which takes two thirds of the time on processors that have it.
     """
@@ -60,11 +63,11 @@ class BaseSettings:
     instruction: int = 128
     alone: int = 5000
     alone_batch: int = 48
-    alone_told_draw: float = 0.75
+    alone_told_parameters: float = 0.75
     told_edit: float = 0.65
     told_family: float = 0.15
     bf16: bool = True
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=8500, batch=16))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=18_000, batch=16))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.01, schedule="cosine", warmup=200)
     )
@@ -76,9 +79,9 @@ class BaseSettings:
 
 
 class Base(nn.Module):
-    """The transformer, and an embedding for every name that can be told: families, edits and their draws.
+    """The transformer, and an embedding for every name that can be told: families, edits and knots of parameters.
 
-    What it is told is a sum over names from the general to the special; NOTHING is always among them.
+    What it is told is a weighted sum over names; NOTHING is always among them.
     """
 
     def __init__(self, settings: BaseSettings, names: Sequence[str]):
@@ -101,9 +104,10 @@ class Base(nn.Module):
 
     def pooled(self, told: Sequence[Told]) -> Tensor:
         """Sums of the embeddings of names [B, P]."""
-        numbers = [[self.numbers[name] for name in names] for names in told]
-        offsets = torch.tensor([0, *map(len, numbers)]).cumsum(0)[:-1]
-        return self.instructions(torch.tensor([number for row in numbers for number in row]), offsets)
+        offsets = torch.tensor([0, *map(len, told)]).cumsum(0)[:-1]
+        numbers = torch.tensor([self.numbers[name] for names in told for name in names])
+        weights = torch.tensor([weight for names in told for weight in names.values()])
+        return self.instructions(numbers, offsets, per_sample_weights=weights)
 
     def tell(self, told: Sequence[Told], reference: Tensor) -> Conditioning:
         """The conditioning of a batch that is told these names, with reference latents [B, 16, h, w]."""
@@ -166,7 +170,7 @@ class LatentPool:
 
 @dataclass
 class Lesson:
-    """One sample: pair numbers of the example and the answer, and the names that the base is told."""
+    """One sample: pair numbers of the example and the answer, and what the base is told."""
 
     example: int
     answer: int
@@ -177,11 +181,11 @@ class Curriculum:
     """Lesson i of a seed, for any i.
 
     Args:
-        tasks: task name ``<edit>/<draw>`` -> pair numbers. families: edit -> family.
+        tasks: task name ``<edit>/<draw>`` -> pair numbers. parameters: task name -> what can be told about them.
     """
 
-    def __init__(self, tasks: Mapping[str, list[int]], families: Mapping[str, str], settings: BaseSettings):
-        self.settings, self.families, self.numbers = settings, families, tasks
+    def __init__(self, tasks: Mapping[str, list[int]], parameters: Mapping[str, Told], settings: BaseSettings):
+        self.settings, self.numbers, self.parameters = settings, tasks, parameters
         self.tasks: dict[str, list[str]] = {}
         for name in tasks:
             self.tasks.setdefault(edit_of(name), []).append(name)
@@ -189,42 +193,42 @@ class Curriculum:
 
     def names(self) -> list[str]:
         """All names that may be told."""
-        return [NOTHING, *self._kinds(), *self.edits, *self.numbers]
+        knots = {name: None for task in self.numbers for name in self.parameters[task]}
+        return [NOTHING, *self._kinds(), *self.edits, *knots]
 
     def prompts(self) -> dict[str, Told]:
         """What the trained base can be told by one word: nothing, a family, an edit."""
-        families = {family: (NOTHING, family) for family in self._kinds()}
-        return {NOTHING: (NOTHING,), **families, **{edit: self._about(edit) for edit in self.edits}}
+        families = {family: plainly(NOTHING, family) for family in self._kinds()}
+        return {NOTHING: plainly(NOTHING), **families, **{edit: plainly(*_about(edit)) for edit in self.edits}}
 
     def _kinds(self) -> list[str]:
-        return sorted(set(self.families.values()))
-
-    def _about(self, edit: str) -> Told:
-        return NOTHING, self.families[edit], edit
+        return sorted({EDITS[edit].family for edit in self.edits})
 
     def canvas(self, index: int) -> Lesson:
         """An analogy."""
         which, draw, first, second = random_words("lesson", self.settings.loop.seed, index)
         task = self._draw(which, draw)
-        numbers, about = self.numbers[task], self._about(edit_of(task))
+        numbers, about = self.numbers[task], _about(edit_of(task))
         place = first % len(numbers)
         other = (place + 1 + second % (len(numbers) - 1)) % len(numbers)
         coin, *words = random_words("telling", self.settings.loop.seed, index)
         coin = as_fraction(coin)
         if coin < self.settings.told_edit:
-            return Lesson(numbers[other], numbers[place], about)
+            return Lesson(numbers[other], numbers[place], plainly(*about))
         if coin < self.settings.told_edit + self.settings.told_family:
-            return Lesson(numbers[other], numbers[place], about[:2])
+            return Lesson(numbers[other], numbers[place], plainly(*about[:2]))
         strange = self.numbers[self._draw(*words[:2])]
-        return Lesson(strange[words[2] % len(strange)], numbers[place], about[:1])
+        return Lesson(strange[words[2] % len(strange)], numbers[place], plainly(NOTHING))
 
     def image(self, index: int) -> Lesson:
         """An edit of an image alone."""
         which, draw, first, coin = random_words("image", self.settings.loop.seed, index)
         task = self._draw(which, draw)
         pair = self.numbers[task][first % len(self.numbers[task])]
-        told_draw = as_fraction(coin) < self.settings.alone_told_draw
-        return Lesson(pair, pair, self._about(edit_of(task)) + ((task,) if told_draw else ()))
+        about = plainly(*_about(edit_of(task)))
+        if as_fraction(coin) < self.settings.alone_told_parameters:
+            about |= self.parameters[task]
+        return Lesson(pair, pair, about)
 
     def _draw(self, which: int, draw: int) -> str:
         """A task of an edit."""
@@ -232,18 +236,40 @@ class Curriculum:
         return tasks[draw % len(tasks)]
 
 
+def plainly(*names: str) -> dict[str, float]:
+    """To be told these names as they are."""
+    return dict.fromkeys(names, 1.0)
+
+
+def _about(edit: str) -> tuple[str, str, str]:
+    return NOTHING, EDITS[edit].family, edit
+
+
+def about_parameters(edit: Edit, parameters: Parameters) -> dict[str, float]:
+    """To be told the parameters of an edit: for each of them the two knots of its range that the value lies between."""
+    told = {}
+    for name, value in parameters.items():
+        place = edit.spans[name].share(value) * (_KNOTS - 1)
+        weights = {f"{edit.name}.{name}.{knot}": 1 - abs(place - knot) for knot in range(_KNOTS)}
+        told |= {knot: weight for knot, weight in weights.items() if weight > 0}
+    return told
+
+
 def edit_of(task: str) -> str:
     """The edit that a task ``<edit>/<draw>`` shows."""
     return task.rsplit("/", 1)[0]
 
 
-def train_base(run: Path, manifest: Path, settings: BaseSettings) -> Base:
+def train_base(run: Path, manifest: Path, recipe: Path, settings: BaseSettings) -> Base:
     """Train on a manifest of procedural pairs, and write the base as a diffusers folder ``run/base/base``.
 
     The autoencoder is that of ``run/autoencoder``.
 
+    Args:
+        recipe: what the pairs were drawn from; it knows their parameters.
+
     Raises:
-        ValueError: when there is no autoencoder yet.
+        ValueError: when there is no autoencoder yet, or the pairs are not the recipe's.
         DataError: for a manifest that cannot be used.
     """
     vae = run / "autoencoder" / "vae"
@@ -252,8 +278,12 @@ def train_base(run: Path, manifest: Path, settings: BaseSettings) -> Base:
     coder = LatentCoder(str(vae.parent), "cpu", torch.float32)
     fingerprint = {"weights": describe_weights(str(vae.parent), "vae")}
     pool = LatentPool(Manifest.load(manifest), coder, settings.canvas, run / "latents", fingerprint)
-    families = {edit_of(task): EDITS[edit_of(task)].family for task in pool.tasks}
-    curriculum = Curriculum(pool.tasks, families, settings)
+    parameters = {task.name: about_parameters(task.edit, task.parameters) for task in tasks(Recipe.load(recipe))}
+    if strange := next((task for task in pool.tasks if task not in parameters), None):
+        raise ValueError(
+            f"{manifest}: {recipe} does not draw its task {strange}; prepare the manifest from that recipe"
+        )
+    curriculum = Curriculum(pool.tasks, parameters, settings)
     base = fit_base(run / "base", pool, curriculum)
     base.save(run / "base" / "base", curriculum.prompts(), settings.objective.shift)
     shutil.copytree(vae, run / "base" / "base" / "vae", dirs_exist_ok=True)
@@ -279,7 +309,7 @@ def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum) -> Base:
             lessons = [curriculum.canvas(i) for i in _indices(step, settings.loop.batch)]
             canvases = pool.canvases([x.example for x in lessons], [x.answer for x in lessons])
             loss = flow(lessons, canvases, step, settings.objective)
-        told = torch.tensor([lesson.told != (NOTHING,) for lesson in lessons])
+        told = torch.tensor([len(lesson.told) > 1 for lesson in lessons])
         return {"loss": loss.mean(), "told": loss[told].mean(), "untold": loss[~told].mean()}
 
     fit(run, base, losses, settings.loop, settings.optimizer)

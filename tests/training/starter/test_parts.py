@@ -1,5 +1,7 @@
 """The starter's parts, made end to end on a handful of pictures: data, autoencoder, image encoder, base, bank."""
 
+from pathlib import Path
+
 import lpips
 import pytest
 import torch
@@ -12,8 +14,10 @@ from training import prepare
 from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
 from training.starter import __main__ as starter
 from training.starter.autoencoder import Trained, make_autoencoder, make_canvases, split_canvases
-from training.starter.base import NOTHING, Base, Curriculum
+from training.starter.base import NOTHING, Base, Curriculum, about_parameters, edit_of
+from training.starter.edits import EDITS
 from training.starter.encoder import contrast
+from training.starter.recipe import Recipe, tasks
 from training.tracking import read_metrics
 from training.train import main as train_bank
 
@@ -28,7 +32,8 @@ LOOP = "loop.steps=2", "loop.batch=2", "loop.checkpoint=1", "loop.log=1"
 
 def run_part(part, run, manifest, *overrides):
     loop = [f"{part}.{setting}" for setting in LOOP]
-    assert starter.main([part, f"run={run}", f"manifest={manifest}", *loop, *overrides]) == 0
+    data = [f"manifest={manifest}", f"recipe={manifest.parent / 'recipe.yaml'}"]
+    assert starter.main([part, f"run={run}", *data, *loop, *overrides]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -149,7 +154,11 @@ def test_embedded_prompts(made):
 @pytest.fixture
 def curriculum():
     tasks = {"invert/00": [0, 1, 2], "invert/01": [3, 4], "mirror/00": [5, 6, 7]}
-    return Curriculum(tasks, {"invert": "tone", "mirror": "geometry"}, starter.BaseSettings())
+    parameters = {"invert/00": {"invert.gain.0": 1.0}, "invert/01": {"invert.gain.1": 0.4, "invert.gain.2": 0.6}}
+    return Curriculum(tasks, {"mirror/00": {}, **parameters}, starter.BaseSettings())
+
+
+ABOUT = {"invert": [NOTHING, "tone_and_colour", "invert"], "mirror": [NOTHING, "geometry", "mirror"]}
 
 
 def task_of(curriculum, number):
@@ -158,43 +167,55 @@ def task_of(curriculum, number):
 
 def test_canvases_are_told_as_often_as_they_should(curriculum):
     lessons = [curriculum.canvas(i) for i in range(4000)]
-    told = [lesson for lesson in lessons if lesson.told != (NOTHING,)]
+    told = [lesson for lesson in lessons if len(lesson.told) > 1]
     for lesson in told:
         task = task_of(curriculum, lesson.answer)
         assert task == task_of(curriculum, lesson.example) and lesson.example != lesson.answer
-        assert (
-            lesson.told
-            == (NOTHING, *{"i": ("tone", "invert"), "m": ("geometry", "mirror")}[task[0]])[: len(lesson.told)]
-        )
+        assert lesson.told == dict.fromkeys(ABOUT[edit_of(task)][: len(lesson.told)], 1.0)
     assert len(told) / 4000 == pytest.approx(0.8, abs=0.03)
     assert sum(len(lesson.told) == 3 for lesson in lessons) / 4000 == pytest.approx(0.65, abs=0.03)
     # Told nothing, the example says nothing about the answer either.
-    untold = [lesson for lesson in lessons if lesson.told == (NOTHING,)]
+    untold = [lesson for lesson in lessons if lesson.told == {NOTHING: 1.0}]
+    assert len(told) + len(untold) == 4000
     same = sum(task_of(curriculum, x.example)[0] == task_of(curriculum, x.answer)[0] for x in untold)
     assert same / len(untold) == pytest.approx(0.5, abs=0.06)
 
 
-def test_images_alone_are_told_their_edit(curriculum):
+def test_images_alone_are_told_their_edit_and_mostly_its_parameters(curriculum):
     lessons = [curriculum.image(i) for i in range(4000)]
     assert {lesson.answer for lesson in lessons} == set(range(8))
     for lesson in lessons:
         task = task_of(curriculum, lesson.answer)
-        assert lesson.told[2] == task.split("/")[0] and lesson.told[3:] in ((), (task,))
-    assert sum(len(lesson.told) == 4 for lesson in lessons) / 4000 == pytest.approx(0.75, abs=0.03)
+        about = dict.fromkeys(ABOUT[edit_of(task)], 1.0)
+        assert lesson.told in (about, about | curriculum.parameters[task])
+    inversions = [lesson for lesson in lessons if "invert" in lesson.told]
+    share = sum(len(lesson.told) > 3 for lesson in inversions) / len(inversions)
+    assert share == pytest.approx(0.75, abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("gain", "expected"), [(0.7, {0: 1.0}), (0.775, {0: 0.5, 1: 0.5}), (0.85, {1: 1.0}), (0.97, {1: 0.2, 2: 0.8})]
+)
+def test_parameters_are_told_between_knots(gain, expected):
+    told = about_parameters(EDITS["invert"], {"gain": gain})  # of 0.7 to 1
+    assert told == pytest.approx({f"invert.gain.{knot}": weight for knot, weight in expected.items()})
+
+
+def test_every_parameter_of_a_recipe_can_be_told():
+    recipe = Recipe.load(Path("training/starter/recipes/training.yaml"))
+    for task in tasks(recipe):
+        told = about_parameters(task.edit, task.parameters)
+        assert sum(told.values()) == pytest.approx(len(task.edit.spans)) and all(0 < w <= 1 for w in told.values())
 
 
 def test_what_is_told_adds_up(curriculum):
     base = Base(curriculum.settings, curriculum.names())
-    about = curriculum.prompts()["invert"]
-    assert about == (NOTHING, "tone", "invert") and set(curriculum.prompts()) == {
-        NOTHING,
-        *about[1:],
-        "geometry",
-        "mirror",
-    }
+    assert set(curriculum.prompts()) == {*ABOUT["invert"], *ABOUT["mirror"]}
+    about = curriculum.prompts()["invert"] | curriculum.parameters["invert/01"]
+    assert about == dict.fromkeys(ABOUT["invert"], 1.0) | {"invert.gain.1": 0.4, "invert.gain.2": 0.6}
     rows = base.instructions.weight
-    expected = torch.stack((rows[0], sum(rows[base.numbers[name]] for name in about)))
-    torch.testing.assert_close(base.pooled([(NOTHING,), about]), expected)
+    expected = torch.stack((rows[0], sum(weight * rows[base.numbers[name]] for name, weight in about.items())))
+    torch.testing.assert_close(base.pooled([{NOTHING: 1.0}, about]), expected)
 
 
 def test_contrast_finds_the_same_edit():
@@ -207,6 +228,14 @@ def test_contrast_finds_the_same_edit():
 def test_the_base_wants_an_autoencoder(tmp_path, caplog):
     assert starter.main(["base", f"run={tmp_path}", "manifest=none.jsonl"]) == 1
     assert "there is no autoencoder; train it with `python -m training.starter autoencoder`" in caplog.text
+
+
+def test_pairs_of_another_recipe_are_refused(made, tmp_path, caplog):
+    run, manifest = made
+    other = tmp_path / "other.yaml"
+    other.write_text(RECIPE.format(images="images").replace("mirror", "flip"))
+    assert starter.main(["base", f"run={run}", f"manifest={manifest}", f"recipe={other}"]) == 1
+    assert f"{manifest}: {other} does not draw its task mirror/00; prepare the manifest from that recipe" in caplog.text
 
 
 def test_a_misspelt_setting_is_named(caplog):

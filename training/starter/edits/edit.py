@@ -41,6 +41,10 @@ class Span:
             share += (share >= start) * (end - start)
         return self.low + share * (self.high - self.low)
 
+    def share(self, value: float) -> float:
+        """Where a value lies in the range: 0 at its low end, 1 at its high one."""
+        return (value - self.low) / (self.high - self.low)
+
 
 @dataclass(frozen=True)
 class Choice:
@@ -53,6 +57,11 @@ class Choice:
         """One of the held-out numbers, or of the others."""
         numbers = self.held if held else self.trained
         return numbers[rng.integers(len(numbers))]
+
+    def share(self, value: float) -> float:
+        """Where a value lies between the smallest number, 0, and the largest one, 1."""
+        numbers = self.trained + self.held
+        return (value - min(numbers)) / (max(numbers) - min(numbers))
 
 
 @dataclass(frozen=True)
