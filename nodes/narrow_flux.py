@@ -12,7 +12,7 @@ from torch import Tensor
 
 
 def load_narrow_flux(
-    weights: dict[str, Tensor], name: str, dtype: torch.dtype | None = None
+    weights: dict[str, Tensor], name: str, dtype: torch.dtype | None = None, shift: float | None = None
 ) -> comfy.model_patcher.ModelPatcher:
     """A FLUX of any width whose heads are as wide as its positional embedding.
 
@@ -20,6 +20,7 @@ def load_narrow_flux(
         weights: in FLUX's original names or in those of diffusers.
         name: of the file, for errors.
         dtype: of the weights; ComfyUI's own choice when None.
+        shift: of the noise schedule, as ComfyUI's model sampling nodes have it; that of the model's kind when None.
 
     Raises:
         ValueError: when it is not a FLUX.
@@ -29,6 +30,8 @@ def load_narrow_flux(
     if config is None or config.unet_config.get("image_model") != "flux":
         raise ValueError(f"{name}: not a FLUX checkpoint")
     config.unet_config["num_heads"] = config.unet_config["hidden_size"] // sum(config.unet_config["axes_dim"])
+    if shift is not None:
+        config.sampling_settings = config.sampling_settings | {"shift": shift}
     return _load(config, weights, dtype)
 
 

@@ -101,13 +101,11 @@ def _pixels(path: str) -> np.ndarray:
 
 def _model():
     name = "base/transformer/diffusion_pytorch_model.safetensors"
-    model = load_narrow_flux(comfy.utils.load_torch_file(_file(name)), name)
+    weights = comfy.utils.load_torch_file(_file(name))
     # ComfyUI takes a FLUX without guidance for FLUX.1-schnell, whose schedule has no shift.
     with open(_file("base/scheduler/scheduler_config.json"), encoding="utf-8") as file:
         shift = json.load(file)["shift"]
-    schedule = model.get_model_object("model_sampling")
-    schedule.set_parameters(shift=shift, multiplier=schedule.multiplier)
-    return model
+    return load_narrow_flux(weights, name, shift=shift)
 
 
 def _vae() -> comfy.sd.VAE:

@@ -9,6 +9,8 @@ import yaml
 from comfy.samplers import calculate_sigmas
 from lorweb_pack.nodes import starter
 from lorweb_pack.nodes.image_encoder import ClipVisionEncoder
+from lorweb_pack.nodes.narrow_flux import load_narrow_flux
+from safetensors.torch import load_file
 
 import training  # noqa: F401  # isort: skip  (makes diffusers importable)
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -60,6 +62,16 @@ def test_the_schedule_is_that_of_the_training():
     torch.testing.assert_close(calculate_sigmas(schedule, "simple", 8), scheduler.sigmas)
     trained = yaml.safe_load((STARTER / "logs" / "base" / "settings.yaml").read_text(encoding="utf-8"))
     assert scheduler.config.shift == trained["objective"].get("shift", 1.0)
+
+
+def test_any_shift_gives_the_schedule_of_diffusers():
+    weights = load_file(STARTER / "base" / "transformer" / "diffusion_pytorch_model.safetensors")
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
+    scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 8, 8))
+    model = load_narrow_flux(weights, "starter", shift=5.0)
+    schedule = model.get_model_object("model_sampling")
+    torch.testing.assert_close(calculate_sigmas(schedule, "simple", 8), scheduler.sigmas)
+    assert schedule.timestep(torch.tensor(0.5)) == 0.5
 
 
 def distance(one, other):
