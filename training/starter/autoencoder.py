@@ -14,6 +14,8 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from lorweb_core.canvas import stack_quadrants
+
 from ..config import OptimizerConfig
 from ..metrics import load_lpips
 from . import photographs
@@ -88,7 +90,7 @@ class Trained(nn.Module):
         disturbed = latents + _LATENT_NOISE * torch.randn(latents.shape, generator=noise)
         decoded = self.decode(disturbed).float()
         reconstruction = F.mse_loss(decoded, images) + 0.1 * F.l1_loss(decoded, images)
-        leak = (self.encode(images.roll(1, 0)).roll(-1, 0) - latents).square().mean()
+        leak = self.leak(images, latents)
         loss = reconstruction + 0.01 * spread(latents) + self.local * leak
         loss = loss + self.perceptual * self.difference(decoded, images)
         return {"loss": loss, "psnr": psnr(decoded, images).mean(), "leak": leak}
@@ -101,6 +103,10 @@ class Trained(nn.Module):
         """Images of latents that lie on canvases of four."""
         return split_canvases(self.decoder(make_canvases(torch.tanh(latents / 3) * 3)))
 
+    def leak(self, images: Tensor, latents: Tensor) -> Tensor:
+        """Mean squared change of the latents of images when other images lie beside them."""
+        return (self.encode(images.roll(1, 0)).roll(-1, 0) - latents).square().mean()
+
     def difference(self, decoded: Tensor, images: Tensor) -> Tensor:
         """Mean LPIPS of images [B, 3, H, W] in 0..1; 0 without its weights."""
         (perceive,) = self._perceive
@@ -109,8 +115,8 @@ class Trained(nn.Module):
 
 def make_canvases(images: Tensor) -> Tensor:
     """Images [4 B, C, H, W] on 2x2 canvases [B, C, 2 H, 2 W], from left to right and from top to bottom."""
-    quadrants = images.unflatten(0, (-1, 2, 2))
-    return quadrants.permute(0, 3, 1, 4, 2, 5).flatten(4, 5).flatten(2, 3).contiguous(memory_format=torch.channels_last)
+    quadrants = images.movedim(1, -1).unflatten(0, (-1, 4)).unbind(1)
+    return stack_quadrants(*quadrants).movedim(-1, 1)
 
 
 def split_canvases(canvases: Tensor) -> Tensor:
@@ -175,12 +181,12 @@ def train_autoencoder(run: Path, settings: AutoencoderSettings, start: Path | No
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
-        values, latents = trained.losses(held_out, generator_of(loop.seed, 0)), trained.encode(held_out)
+        latents = trained.encode(held_out)
         decoded = trained.decode(latents)
         return {
             "held_out_psnr": psnr(decoded, held_out).mean().item(),
             "held_out_lpips": trained.difference(decoded, held_out).item(),
-            "held_out_leak": values["leak"].item(),
+            "held_out_leak": trained.leak(held_out, latents).item(),
             "latent_std": latents.std().item(),
         }
 

@@ -118,6 +118,8 @@ def test_four_pictures_lie_on_a_canvas_as_an_analogy_does():
     images = torch.rand(8, 3, 4, 6)
     canvases = make_canvases(images)
     assert torch.equal(canvases.movedim(1, -1), stack_quadrants(*images.movedim(1, -1).unflatten(0, (2, 4)).unbind(1)))
+    assert torch.equal(canvases[0, :, :4, 6:], images[1]) and torch.equal(canvases[1, :, 4:, :6], images[6])
+    assert canvases.is_contiguous(memory_format=torch.channels_last)
     assert torch.equal(split_canvases(canvases), images)
 
 
