@@ -1,4 +1,4 @@
-"""Train the parts of the starter: ``python -m training.starter autoencoder|decoder|encoder|base|export key=value ...``.
+"""Train the parts of the starter: ``python -m training.starter autoencoder|encoder|base|export key=value ...``.
 
 Every part is written into its own folder below ``run``; the same command goes on where a run was interrupted.
 ``export`` puts what there is, and examples, into ``out``. The bank is trained on the exported parts, like any other
@@ -31,7 +31,6 @@ class StarterSettings:
     manifest: str = "runs/starter/data/training.jsonl"
     recipe: str = "training/starter/recipes/training.yaml"
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
-    decoder: AutoencoderSettings = field(default_factory=lambda: AutoencoderSettings(perceptual=0.05))
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
     base: BaseSettings = field(default_factory=BaseSettings)
 
@@ -56,8 +55,6 @@ def train(part: str, settings: StarterSettings) -> None:
     OmegaConf.save(OmegaConf.structured(getattr(settings, part)), run / part / "settings.yaml")
     if part == "autoencoder":
         train_autoencoder(run / part, settings.autoencoder)
-    elif part == "decoder":
-        train_autoencoder(run / part, settings.decoder, start=run / "autoencoder" / "vae")
     elif part == "encoder":
         train_encoder(run / part, settings.encoder)
     else:
@@ -67,7 +64,7 @@ def train(part: str, settings: StarterSettings) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry."""
     parser = argparse.ArgumentParser(prog="python -m training.starter", description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("autoencoder", "decoder", "encoder", "base", "export"))
+    parser.add_argument("part", choices=("autoencoder", "encoder", "base", "export"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as base.loop.steps=100")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")

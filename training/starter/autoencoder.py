@@ -1,4 +1,4 @@
-"""Train the starter's autoencoder: ``python -m training.starter autoencoder``, or ``decoder`` for that alone.
+"""Train the starter's autoencoder: ``python -m training.starter autoencoder``.
 
 TAESD's architecture with FLUX's 16 latent channels, because ComfyUI's own VAE loader and diffusers' ``AutoencoderTiny``
 both read it.
@@ -35,6 +35,7 @@ class AutoencoderSettings:
     """A run of the autoencoder.
 
     Attributes:
+        start: folder of an autoencoder to begin with, such as the shipped one; empty begins with a fresh one.
         local: weight of how much latents change when the rest of the canvas does.
         lpips: the weights that ``training.lpips_weights`` reads; empty leaves LPIPS out of the loss.
         perceptual: weight of LPIPS in the loss.
@@ -42,6 +43,7 @@ class AutoencoderSettings:
     """
 
     side: int = 64
+    start: str = ""
     local: float = 0.05
     lpips: str = ""
     perceptual: float = 0.03
@@ -154,23 +156,20 @@ def _draw_image(rng: np.random.Generator, names: tuple[str, ...], side: int) -> 
     return edit.pair(rng, edit.parameters(rng), side, names)[1]
 
 
-def train_autoencoder(run: Path, settings: AutoencoderSettings, start: Path | None = None) -> AutoencoderTiny:
+def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTiny:
     """Train, and write the autoencoder as a diffusers folder ``run/vae``.
-
-    Args:
-        start: a trained autoencoder whose decoder alone is trained further, so that all latents, and with them bases
-            and banks, stay as they are.
 
     Raises:
         ValueError: for a batch that does not fill its canvases, or LPIPS weights that cannot be read.
+        OSError: when there is no autoencoder to begin with where the settings say.
     """
     if settings.loop.batch % 4:
         raise ValueError(f"the batch is {settings.loop.batch}; a canvas holds four pictures: make it a multiple of 4")
+    start = settings.start
     model = AutoencoderTiny.from_pretrained(start) if start else make_autoencoder(settings.loop.seed)
     model = model.to(memory_format=torch.channels_last).requires_grad_(True)
-    model.encoder.requires_grad_(start is None)
     perceive = load_lpips(Path(settings.lpips), run) if settings.lpips else None
-    trained = Trained(model, perceive, settings.perceptual, settings.local if start is None else 0.0)
+    trained = Trained(model, perceive, settings.perceptual, settings.local)
     loop, side = settings.loop, settings.side
     held_out = draw_images(1, photographs.HELD_OUT, 64, side)
 

@@ -12,10 +12,9 @@ from .examples import write_examples
 
 logger = logging.getLogger(__name__)
 
-# Folder or file of the run -> where it goes; a later one takes the place of an earlier one.
+# Folder or file of the run -> where it goes.
 _PARTS = {
     "base/base": "base",
-    "decoder/vae": "base/vae",
     "encoder/encoder": "encoder",
     "bank/bank.safetensors": "bank.safetensors",
 }
@@ -23,11 +22,11 @@ _LOGS = ("settings.yaml", "config.yaml", "metrics.csv", "evaluation.csv")
 
 
 def export(run: Path, out: Path) -> None:
-    """Copy what there is of base, decoder, image encoder and bank, with weights in half precision, and the logs of
+    """Copy what there is of base, image encoder and bank, with weights in half precision, and the logs of
     all parts; beside them the examples.
 
     Args:
-        run: folder of the runs ``autoencoder``, ``decoder``, ``encoder``, ``base`` and ``bank``.
+        run: folder of the runs ``autoencoder``, ``encoder``, ``base`` and ``bank``.
 
     Raises:
         ValueError: when there is nothing to export.

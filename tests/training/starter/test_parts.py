@@ -75,14 +75,17 @@ def test_an_interrupted_part_ends_as_one_that_never_was(made, tmp_path):
     assert [row["step"] for row in read_metrics(tmp_path / "encoder" / "metrics.csv")] == ["1", "2"]
 
 
-def test_the_decoder_can_be_trained_alone(made):
+@pytest.mark.parametrize(
+    ("part", "weights"),
+    [("autoencoder", "vae/diffusion_pytorch_model.safetensors"), ("encoder", "encoder/model.safetensors")],
+)
+def test_a_part_begins_with_the_weights_it_is_given(part, weights, made, tmp_path):
     run, manifest = made
-    run_part("decoder", run, manifest, "decoder.loop.batch=4")
-    before, after = (
-        load_file(run / part / "vae" / "diffusion_pytorch_model.safetensors") for part in ("autoencoder", "decoder")
-    )
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed and all(name.startswith("decoder.") for name in changed)
+    start = run / part / weights
+    rest = f"{part}.optimizer.lr=0", f"{part}.loop.batch=4"
+    run_part(part, tmp_path, manifest, f"{part}.start={start.parent}", *rest)
+    before, after = load_file(start), load_file(tmp_path / part / weights)
+    assert all(torch.equal(before[name], after[name]) for name in before)
 
 
 def test_blocks_that_were_never_trained_are_skipped_exactly(made):
