@@ -39,6 +39,7 @@ logger = logging.getLogger(__name__)
 Told = Mapping[str, float]  # names, and how strongly each is said
 
 NOTHING = ""  # the name that says nothing
+_PIXELS = 16  # along the side of a token: the autoencoder's 8, packed by two
 CONTEXT = 64  # width of the one text token, which stays zero
 _KNOTS = 3  # of a parameter's range: what is told about a value is interpolated between them
 _LOUDNESS = 8.0  # of a name's embedding at first: the louder, the sooner edits come apart
@@ -61,19 +62,19 @@ class BaseSettings:
     double: int = 1
     single: int = 3
     instruction: int = 128
-    alone: int = 5000
+    alone: int = 4000
     alone_batch: int = 48
     alone_told_parameters: float = 0.75
     told_edit: float = 0.65
     told_family: float = 0.15
     bf16: bool = True
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=18_000, batch=16))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=20_000, batch=16))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.01, schedule="cosine", warmup=200)
     )
     objective: ObjectiveConfig = field(
         default_factory=lambda: ObjectiveConfig(
-            weighting="none", timesteps="logit_normal", shift=5.0, canvas_weight=0.2
+            weighting="none", timesteps="logit_normal", shift=15.0, canvas_weight=0.2
         )
     )
 
@@ -97,7 +98,7 @@ class Base(nn.Module):
             pooled_projection_dim=settings.instruction,
             guidance_embeds=False,
         )
-        begin(self.transformer)
+        begin(self.transformer, settings.canvas // 2 // _PIXELS)
         self.numbers = {name: number for number, name in enumerate(names)}
         self.instructions = nn.EmbeddingBag(len(names), settings.instruction, mode="sum")
         nn.init.normal_(self.instructions.weight, std=_LOUDNESS)

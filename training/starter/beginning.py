@@ -1,7 +1,8 @@
-"""How the starter's base begins: a small FLUX that already copies its reference roughly, and is told nothing yet.
+"""How the starter's base begins: a small FLUX that already looks where an analogy has to be looked for.
 
 From diffusers' own beginning the base needs most of a short training to find that a token of b' looks like the token of
-the reference at the same place, and to bring its gates near one.
+the reference at the same place, that the edit lies between the tokens of a and a' there, and to bring its gates near
+one.
 """
 
 import math
@@ -14,18 +15,31 @@ _FREQUENCIES = 2  # of each spatial axis, the highest ones: they tell neighbours
 _IMAGE, _PLACE = 30.0, 49.0  # squared length of a query in the image axis and in each spatial one; 128 is all of it
 _SHARPNESS = 3.0  # how many times FLUX's usual logits
 _CONTENT = 0.5  # what is left of the random part of queries and keys
+_THETA = 10_000  # of FLUX's rotary embedding
+
+Offset = tuple[int, int, int]  # from a token to the one it looks at: images (the reference is 1), rows, columns
 
 
 @torch.no_grad()
-def begin(transformer: FluxTransformer2DModel) -> None:
-    """Set the modulations and the first head of every block; everything else keeps diffusers' beginning."""
+def begin(transformer: FluxTransformer2DModel, quadrant: int) -> None:
+    """Set the modulations and up to two heads of every block; everything else keeps diffusers' beginning.
+
+    The first head of every block looks at the reference in the same place, so that b' begins as b. Of a canvas
+    ``a | a'`` over ``b | b'``, the second head of the double block looks from a' to a, that of the single blocks from
+    b' to a', to a, to a' and so on.
+
+    Args:
+        quadrant: tokens along its side.
+    """
+    axes, reference = transformer.config.axes_dims_rope, (1, 0, 0)
+    a_prime, a = (1, -quadrant, 0), (1, -quadrant, -quadrant)
     for block in transformer.transformer_blocks:
         for norm in (block.norm1, block.norm1_context):
             _open_gates(norm.linear, gates=(2, 5), parts=6)
-        _look_at_reference(block.attn, transformer.config.axes_dims_rope)
-    for block in transformer.single_transformer_blocks:
+        _look(block.attn, axes, reference, (0, 0, -quadrant))
+    for number, block in enumerate(transformer.single_transformer_blocks):
         _open_gates(block.norm.linear, gates=(2,), parts=3)
-        _look_at_reference(block.attn, transformer.config.axes_dims_rope)
+        _look(block.attn, axes, reference, a if number % 2 else a_prime)
     nn.init.zeros_(transformer.norm_out.linear.weight)
     nn.init.zeros_(transformer.norm_out.linear.bias)
 
@@ -38,26 +52,30 @@ def _open_gates(modulation: nn.Linear, gates: tuple[int, ...], parts: int) -> No
         modulation.bias.view(parts, -1)[gate] = 1.0
 
 
-def _look_at_reference(attention: nn.Module, axes: tuple[int, ...]) -> None:
-    """Let the first head attend from a token of the canvas to the reference's token at its place.
+def _look(attention: nn.Module, axes: tuple[int, ...], *offsets: Offset) -> None:
+    """Let the first heads attend from every token to the one at their offset, as far as there are heads.
 
     Constant queries and keys, turned by the positional embedding, agree best where positions do; the keys are turned
-    back by one image, because the reference has the next image id.
+    back by the offset.
     """
-    query, key = _positions(axes, 0.0), _positions(axes, 1.0)
-    for linear, beginning in ((attention.to_q, query), (attention.to_k, key)):
+    size = sum(axes)
+    for linear in (attention.to_q, attention.to_k):
         linear.weight.mul_(_CONTENT)
         nn.init.zeros_(linear.bias)
-        linear.bias[: len(beginning)] = beginning
+    for head, offset in zip(range(attention.heads), offsets):
+        here = slice(head * size, (head + 1) * size)
+        attention.to_q.bias[here], attention.to_k.bias[here] = _position(axes, (0, 0, 0)), _position(axes, offset)
     for norm in (attention.norm_q, attention.norm_k):
         nn.init.constant_(norm.weight, math.sqrt(_SHARPNESS))
 
 
-def _positions(axes: tuple[int, ...], image: float) -> Tensor:
+def _position(axes: tuple[int, ...], offset: Offset) -> Tensor:
     """A head's constant query or key [sum(axes)]: pairs of entries, each turning at one frequency of one axis."""
-    head = torch.zeros(sum(axes))
-    # The highest frequency of an axis is one radian per position.
-    head[0], head[1] = math.sqrt(_IMAGE) * math.cos(image), -math.sqrt(_IMAGE) * math.sin(image)
-    for start in (axes[0], axes[0] + axes[1]):
-        head[start : start + 2 * _FREQUENCIES : 2] = math.sqrt(_PLACE / _FREQUENCIES)
+    head, start = torch.zeros(sum(axes)), 0
+    for size, step, power, count in zip(axes, offset, (_IMAGE, _PLACE, _PLACE), (1, _FREQUENCIES, _FREQUENCIES)):
+        for number in range(count):
+            angle = step * _THETA ** (-2 * number / size)
+            pair = torch.tensor([math.cos(angle), -math.sin(angle)]) * math.sqrt(power / count)
+            head[start + 2 * number : start + 2 * number + 2] = pair
+        start += size
     return head

@@ -14,19 +14,39 @@ def base():
     return Base(BaseSettings(), [NOTHING, "invert"])
 
 
-@pytest.mark.parametrize("side", [8, 16])
-def test_the_first_head_looks_at_the_reference_in_the_same_place(base, side):
+def looks_at(base, block, head, side):
+    """Attention [tokens, tokens] of a head by its constant queries and keys alone, on a canvas with its reference."""
     ids = _canvas_ids(side, side, torch.device("cpu"))
     axes = base.transformer.config.axes_dims_rope
     turns = FluxPosEmbed(theta=10000, axes_dim=axes)(ids)
-    tokens = len(ids) // 2
-    for block in (*base.transformer.transformer_blocks, *base.transformer.single_transformer_blocks):
-        query, key = (
-            apply_rotary_emb(norm(linear.bias[: sum(axes)]).expand(1, len(ids), 1, -1), turns, sequence_dim=1)
-            for norm, linear in ((block.attn.norm_q, block.attn.to_q), (block.attn.norm_k, block.attn.to_k))
+    query, key = (
+        apply_rotary_emb(
+            norm(linear.bias.unflatten(0, (-1, sum(axes)))[head]).expand(1, len(ids), 1, -1), turns, sequence_dim=1
         )
-        attention = (query[0, :tokens, 0] @ key[0, :, 0].T / sum(axes) ** 0.5).softmax(-1)
-        assert torch.equal(attention.argmax(-1), torch.arange(tokens) + tokens)
+        for norm, linear in ((block.attn.norm_q, block.attn.to_q), (block.attn.norm_k, block.attn.to_k))
+    )
+    return (query[0, :, 0] @ key[0, :, 0].T / sum(axes) ** 0.5).softmax(-1)
+
+
+def blocks(base):
+    return [*base.transformer.transformer_blocks, *base.transformer.single_transformer_blocks]
+
+
+@pytest.mark.parametrize("side", [8, 16])
+def test_the_first_head_looks_at_the_reference_in_the_same_place(base, side):
+    for block in blocks(base):
+        attention = looks_at(base, block, 0, side)
+        tokens = len(attention) // 2
+        assert torch.equal(attention[:tokens].argmax(-1), torch.arange(tokens) + tokens)
+        assert attention[:tokens].max(-1).values.min() > 0.5
+
+
+def test_the_second_head_looks_at_the_example_in_the_same_place(base):
+    tokens = torch.arange(2 * 8 * 8).view(2, 8, 8)  # of a canvas of 128 pixels and its reference
+    a, a_prime, b_prime = tokens[1, :4, :4], tokens[1, :4, 4:], tokens[0, 4:, 4:]
+    for block, source, target in zip(blocks(base), (a_prime, b_prime, b_prime, b_prime), (a, a_prime, a, a_prime)):
+        attention = looks_at(base, block, 1, 16)[source.flatten()]
+        assert torch.equal(attention.argmax(-1), target.flatten())
         assert attention.max(-1).values.min() > 0.5
 
 
