@@ -61,7 +61,7 @@ def test_the_schedule_is_that_of_the_training():
     schedule = starter._model().get_model_object("model_sampling")
     torch.testing.assert_close(calculate_sigmas(schedule, "simple", 8), scheduler.sigmas)
     trained = yaml.safe_load((STARTER / "logs" / "base" / "settings.yaml").read_text(encoding="utf-8"))
-    assert scheduler.config.shift == trained["objective"].get("shift", 1.0)
+    assert scheduler.config.shift == trained["objective"]["shift"]
 
 
 def test_any_shift_gives_the_schedule_of_diffusers():
