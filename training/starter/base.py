@@ -21,7 +21,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lorweb_core.canvas import stack_quadrants
+from lorweb_core.canvas import MULTIPLE, stack_quadrants
 
 from ..caches import describe_weights
 from ..config import ObjectiveConfig, OptimizerConfig
@@ -39,7 +39,6 @@ logger = logging.getLogger(__name__)
 Told = Mapping[str, float]  # names, and how strongly each is said
 
 NOTHING = ""  # the name that says nothing
-_PIXELS = 16  # along the side of a token: the autoencoder's 8, packed by two
 CONTEXT = 64  # width of the one text token, which stays zero
 _KNOTS = 3  # of a parameter's range: what is told about a value is interpolated between them
 _LOUDNESS = 8.0  # of a name's embedding at first: the louder, the sooner edits come apart
@@ -98,7 +97,7 @@ class Base(nn.Module):
             pooled_projection_dim=settings.instruction,
             guidance_embeds=False,
         )
-        begin(self.transformer, settings.canvas // 2 // _PIXELS)
+        begin(self.transformer, quadrant=settings.canvas // 2 // MULTIPLE)
         self.numbers = {name: number for number, name in enumerate(names)}
         self.instructions = nn.EmbeddingBag(len(names), settings.instruction, mode="sum")
         nn.init.normal_(self.instructions.weight, std=_LOUDNESS)

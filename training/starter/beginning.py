@@ -9,13 +9,13 @@ import math
 
 import torch
 from diffusers import FluxTransformer2DModel
+from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import Tensor, nn
 
 _FREQUENCIES = 2  # of each spatial axis, the highest ones: they tell neighbours apart
 _IMAGE, _PLACE = 30.0, 49.0  # squared length of a query in the image axis and in each spatial one; 128 is all of it
 _SHARPNESS = 3.0  # how many times FLUX's usual logits
 _CONTENT = 0.5  # what is left of the random part of queries and keys
-_THETA = 10_000  # of FLUX's rotary embedding
 
 Offset = tuple[int, int, int]  # from a token to the one it looks at: images (the reference is 1), rows, columns
 
@@ -31,15 +31,15 @@ def begin(transformer: FluxTransformer2DModel, quadrant: int) -> None:
     Args:
         quadrant: tokens along its side.
     """
-    axes, reference = transformer.config.axes_dims_rope, (1, 0, 0)
+    turns, reference = transformer.pos_embed, (1, 0, 0)
     a_prime, a = (1, -quadrant, 0), (1, -quadrant, -quadrant)
     for block in transformer.transformer_blocks:
         for norm in (block.norm1, block.norm1_context):
             _open_gates(norm.linear, gates=(2, 5), parts=6)
-        _look(block.attn, axes, reference, (0, 0, -quadrant))
+        _look(block.attn, turns, reference, (0, 0, -quadrant))
     for number, block in enumerate(transformer.single_transformer_blocks):
         _open_gates(block.norm.linear, gates=(2,), parts=3)
-        _look(block.attn, axes, reference, a if number % 2 else a_prime)
+        _look(block.attn, turns, reference, a if number % 2 else a_prime)
     nn.init.zeros_(transformer.norm_out.linear.weight)
     nn.init.zeros_(transformer.norm_out.linear.bias)
 
@@ -52,29 +52,30 @@ def _open_gates(modulation: nn.Linear, gates: tuple[int, ...], parts: int) -> No
         modulation.bias.view(parts, -1)[gate] = 1.0
 
 
-def _look(attention: nn.Module, axes: tuple[int, ...], *offsets: Offset) -> None:
+def _look(attention: nn.Module, turns: FluxPosEmbed, *offsets: Offset) -> None:
     """Let the first heads attend from every token to the one at their offset, as far as there are heads.
 
     Constant queries and keys, turned by the positional embedding, agree best where positions do; the keys are turned
     back by the offset.
     """
-    size = sum(axes)
+    size = sum(turns.axes_dim)
     for linear in (attention.to_q, attention.to_k):
         linear.weight.mul_(_CONTENT)
         nn.init.zeros_(linear.bias)
     for head, offset in zip(range(attention.heads), offsets):
         here = slice(head * size, (head + 1) * size)
-        attention.to_q.bias[here], attention.to_k.bias[here] = _position(axes, (0, 0, 0)), _position(axes, offset)
+        attention.to_q.bias[here], attention.to_k.bias[here] = _position(turns, (0, 0, 0)), _position(turns, offset)
     for norm in (attention.norm_q, attention.norm_k):
         nn.init.constant_(norm.weight, math.sqrt(_SHARPNESS))
 
 
-def _position(axes: tuple[int, ...], offset: Offset) -> Tensor:
-    """A head's constant query or key [sum(axes)]: pairs of entries, each turning at one frequency of one axis."""
-    head, start = torch.zeros(sum(axes)), 0
-    for size, step, power, count in zip(axes, offset, (_IMAGE, _PLACE, _PLACE), (1, _FREQUENCIES, _FREQUENCIES)):
+def _position(turns: FluxPosEmbed, offset: Offset) -> Tensor:
+    """A head's constant query or key [128]: pairs of entries, each turning at one frequency of one axis."""
+    head, start = torch.zeros(sum(turns.axes_dim)), 0
+    powers, counts = (_IMAGE, _PLACE, _PLACE), (1, _FREQUENCIES, _FREQUENCIES)
+    for size, step, power, count in zip(turns.axes_dim, offset, powers, counts):
         for number in range(count):
-            angle = step * _THETA ** (-2 * number / size)
+            angle = step * turns.theta ** (-2 * number / size)
             pair = torch.tensor([math.cos(angle), -math.sin(angle)]) * math.sqrt(power / count)
             head[start + 2 * number : start + 2 * number + 2] = pair
         start += size

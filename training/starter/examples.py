@@ -24,7 +24,7 @@ _CROPS = {
     "flower": ("flower", 0.28, 0.12, 0.85),
     "petals": ("flower", 0.4, 0.3, 0.5),
 }
-# Edit, subject of a, subject of b; "" draws a scene. They are edits that the starter does well.
+# Edit, subject of a, subject of b; "" draws a scene.
 _EXAMPLES = (
     ("tint_blue", "flower", "cat"),
     ("night_vision", "flower", "cat"),
