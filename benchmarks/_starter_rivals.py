@@ -3,6 +3,7 @@
 import logging
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lorweb_core import BasisBank
@@ -24,26 +25,31 @@ RIVALS: dict[str, tuple[str, ...]] = {
 }
 
 
-def train_rivals(setting: Setting, steps: int | None) -> None:
-    """Train those that are not there yet, one after the other; an interrupted one goes on.
+def train_rivals(setting: Setting, steps: int | None, together: int) -> None:
+    """Train those that are not there yet; an interrupted one goes on.
 
     Args:
         steps: the budget of each; None for the configuration's.
+        together: how many at a time; more than one once the shipped bank's training has left its caches.
 
     Raises:
         ValueError: when a training fails.
     """
     budget = [] if steps is None else [f"train.steps={steps}"]
     wanted = load_config(CONFIG, [*setting.parts, *budget]).train.steps
-    for name, overrides in RIVALS.items():
+
+    def train(name: str) -> None:
         run = setting.run / "banks" / name
         if trained_steps(run / "bank.safetensors") >= wanted:
             logger.info("%s: trained already", run)
-            continue
+            return
         # A process each: what accelerate and the trackers set up is for one run.
         command = [sys.executable, "-m", "training.train", "--config", str(CONFIG), f"run={run}"]
-        if subprocess.run([*command, *setting.parts, *budget, *overrides]).returncode:
+        if subprocess.run([*command, *setting.parts, *budget, *RIVALS[name]]).returncode:
             raise ValueError(f"{run}: the training failed; the same command goes on where it stopped")
+
+    with ThreadPoolExecutor(together) as threads:
+        list(threads.map(train, RIVALS))
 
 
 def trained_steps(bank: Path) -> int:

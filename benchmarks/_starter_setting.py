@@ -4,13 +4,12 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
-import torch
-
 from benchmarks._measure import print_table
 from lorweb_core import BasisBank
 from training import prepare
 from training.config import Config, load_config
 from training.data import AnalogyDataset, Manifest
+from training.device import pick_device
 from training.evaluate import Evaluation
 from training.setup import analogies
 from training.starter.base import edit_of
@@ -58,9 +57,8 @@ class Setting:
 
     def evaluation(self, *rivals: str) -> Evaluation:
         """The base with the shipped bank and rivals on it."""
-        device = torch.accelerator.current_accelerator() or torch.device("cpu")
         banks = {name: self.bank(name) for name in (SHIPPED, *rivals)}
-        return Evaluation(self.config(), banks, self.lpips, device)
+        return Evaluation(self.config(), banks, self.lpips, pick_device())
 
     def dataset(self, name: str) -> AnalogyDataset:
         """The analogies of a held-out set, whose images are drawn where they are not there yet.

@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         setting = _setting(options)
         if options.what == "train":
-            train_rivals(setting, options.steps)
+            train_rivals(setting, options.steps, options.together)
             return 0
         if options.lpips is None:
             logger.info("LPIPS is left out; give its weights with --lpips; get them with: %s", HINT)
@@ -54,11 +54,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--analogies", type=int, default=500, help="of the sets that claims are made about")
     parser.add_argument("--fewer", type=int, default=150, help="of other sets, ablations, and pairs to interpolate")
     parser.add_argument("--steps", type=int, help="of each rival's training; default: the configuration's")
+    parser.add_argument("--together", type=int, default=1, help="rivals that train at the same time, on a GPU")
     parser.add_argument("--set", nargs="*", default=[], metavar="key=value", help="over training/configs/starter.yaml")
     return parser
 
 
 def _setting(options: argparse.Namespace) -> Setting:
+    if options.together < 1:
+        raise ValueError("--together must be at least 1")
     if min(options.analogies, options.fewer) < 2:
         raise ValueError("--analogies and --fewer must be at least 2: one value has no interval")
     return Setting(

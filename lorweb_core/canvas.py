@@ -61,8 +61,12 @@ def _crop_to_shape(images: Tensor, height: int, width: int) -> Tensor:
 
 
 def pad_edges(images: Tensor, height: int, width: int) -> Tensor:
-    """Centre images [B, H, W, C] in a larger size, repeating their edge pixels."""
+    """Centre images [B, H, W, C] in a larger size, repeating their edge pixels; those of that size come back as they
+    are.
+    """
     h, w = images.shape[1:3]
+    if (h, w) == (height, width):
+        return images
     top, left = (height - h) // 2, (width - w) // 2
     rows = (torch.arange(height, device=images.device) - top).clamp(0, h - 1)
     columns = (torch.arange(width, device=images.device) - left).clamp(0, w - 1)

@@ -24,6 +24,7 @@ from lorweb_core import BankConfig, BasisBank, MixingCoefficients
 from .base import load_transformer
 from .config import Config, load_config
 from .data import AnalogyDataset, collate
+from .device import pick_device
 from .encoding import live_encoding
 from .metrics import METRICS, direction, fidelity, make_lpips
 from .report import write_report
@@ -225,7 +226,7 @@ def evaluate(config: Config, paths: list[Path], count: int, lpips_weights: Path 
         raise ValueError(f"{count} analogies are no evaluation; expected at least 1")
     if lpips_weights is None:
         logger.info("LPIPS is left out; give its weights with --lpips")
-    device = torch.accelerator.current_accelerator() or torch.device("cpu")
+    device = pick_device()
     sets = validation_sets(config, load_data(config)[1])
     prompts = [dataset.sampler[number].answer.prompt for dataset in sets.values() for number in range(count)]
     banks = {name: BasisBank.load(path) for name, path in name_banks(paths).items()}

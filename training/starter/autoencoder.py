@@ -14,14 +14,15 @@ from diffusers import AutoencoderTiny
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from lorweb_core.canvas import stack_quadrants
+from lorweb_core.canvas import LATENT_SHRINK, stack_quadrants
 
 from ..config import OptimizerConfig
+from ..device import pick_device
 from ..metrics import load_lpips
 from . import photographs
 from .edits import EDITS, TRAINING_EDITS
 from .edits.edit import subject
-from .loop import LoopSettings, fit, generator_of
+from .loop import LoopSettings, fit
 from .recipe import TRAINING_SUBJECTS
 
 logger = logging.getLogger(__name__)
@@ -84,12 +85,15 @@ class Trained(nn.Module):
         self.encoder = _without(model.encoder.layers, (1, 4, 5))
         self.decoder = _without(model.decoder.layers, (13, 14, 17))
 
-    def losses(self, images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+    def losses(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """Reconstruction of images [4 B, 3, H, W] in 0..1, four on a canvas, from latents that are a little noisy, as a
         sampler's are.
+
+        Args:
+            noise: for the latents, of variance 1 and their shape [4 B, 16, H/8, W/8].
         """
         latents = self.encode(images)
-        disturbed = latents + _LATENT_NOISE * torch.randn(latents.shape, generator=noise)
+        disturbed = latents + _LATENT_NOISE * noise
         decoded = self.decode(disturbed).float()
         reconstruction = F.mse_loss(decoded, images) + 0.1 * F.l1_loss(decoded, images)
         leak = self.leak(images, latents)
@@ -112,7 +116,7 @@ class Trained(nn.Module):
     def difference(self, decoded: Tensor, images: Tensor) -> Tensor:
         """Mean LPIPS of images [B, 3, H, W] in 0..1; 0 without its weights."""
         (perceive,) = self._perceive
-        return torch.zeros(()) if perceive is None else perceive(decoded, images, normalize=True).mean()
+        return images.new_zeros(()) if perceive is None else perceive(decoded, images, normalize=True).mean()
 
 
 def make_canvases(images: Tensor) -> Tensor:
@@ -167,16 +171,21 @@ def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTi
         raise ValueError(f"the batch is {settings.loop.batch}; a canvas holds four pictures: make it a multiple of 4")
     start = settings.start
     model = AutoencoderTiny.from_pretrained(start) if start else make_autoencoder(settings.loop.seed)
-    model = model.to(memory_format=torch.channels_last).requires_grad_(True)
-    perceive = load_lpips(Path(settings.lpips), run) if settings.lpips else None
+    device = pick_device()
+    model = model.to(device, memory_format=torch.channels_last).requires_grad_(True)
+    perceive = load_lpips(Path(settings.lpips), run).to(device) if settings.lpips else None
     trained = Trained(model, perceive, settings.perceptual, settings.local)
     loop, side = settings.loop, settings.side
-    held_out = draw_images(1, photographs.HELD_OUT, 64, side)
+    held_out = draw_images(1, photographs.HELD_OUT, 64, side).to(device)
 
-    def losses(step: int) -> dict[str, Tensor]:
+    def sample(step: int) -> tuple[Tensor, Tensor]:
         images = draw_images((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, side)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            return trained.losses(images, generator_of(loop.seed, step))
+        shape = (loop.batch, LATENT_CHANNELS, side // LATENT_SHRINK, side // LATENT_SHRINK)
+        return images, torch.randn(shape, generator=torch.Generator().manual_seed((loop.seed << 32) + step))
+
+    def losses(drawn: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            return trained.losses(*drawn)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
@@ -189,6 +198,6 @@ def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTi
             "latent_std": latents.std().item(),
         }
 
-    fit(run, trained, losses, loop, settings.optimizer, evaluate)
+    fit(run, trained, sample, losses, loop, settings.optimizer, evaluate)
     model.save_pretrained(run / "vae")
     return model

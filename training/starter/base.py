@@ -15,8 +15,10 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
+from accelerate.utils import send_to_device
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -27,6 +29,7 @@ from ..caches import describe_weights
 from ..config import ObjectiveConfig, OptimizerConfig
 from ..data import EmbeddingCache, Manifest, load_quadrants, square_canvas
 from ..data.hashing import as_fraction, random_words
+from ..device import pick_device
 from ..encoders import LatentCoder
 from ..objective import Conditioning, Noise, draw_noise, flow_loss
 from .beginning import begin
@@ -54,6 +57,7 @@ class BaseSettings:
         alone_told_parameters: how often such an image is told its edit with its parameters, as no example shows them.
         told_edit, told_family: how often a canvas is told the edit, or only its family; else it is told nothing.
         bf16: run the products in bfloat16, which takes two thirds of the time on processors that have it.
+        compile: let torch compile the blocks, which a GPU's many small kernels gain by.
     """
 
     canvas: int = 128
@@ -67,6 +71,7 @@ class BaseSettings:
     told_edit: float = 0.65
     told_family: float = 0.15
     bf16: bool = True
+    compile: bool = False
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=20_000, batch=16))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.01, schedule="cosine", warmup=200)
@@ -76,6 +81,14 @@ class BaseSettings:
             weighting="none", timesteps="logit_normal", shift=15.0, canvas_weight=0.2
         )
     )
+
+
+class Spelling(NamedTuple):
+    """What a batch is told, as an embedding bag reads it: numbers of names, where each sample's begin, weights."""
+
+    numbers: Tensor
+    offsets: Tensor
+    weights: Tensor
 
 
 class Base(nn.Module):
@@ -102,17 +115,20 @@ class Base(nn.Module):
         self.instructions = nn.EmbeddingBag(len(names), settings.instruction, mode="sum")
         nn.init.normal_(self.instructions.weight, std=_LOUDNESS)
 
-    def pooled(self, told: Sequence[Told]) -> Tensor:
-        """Sums of the embeddings of names [B, P]."""
+    def spell(self, told: Sequence[Told]) -> Spelling:
+        """Names as numbers, on the CPU."""
         offsets = torch.tensor([0, *map(len, told)]).cumsum(0)[:-1]
         numbers = torch.tensor([self.numbers[name] for names in told for name in names])
-        weights = torch.tensor([weight for names in told for weight in names.values()])
-        return self.instructions(numbers, offsets, per_sample_weights=weights)
+        return Spelling(numbers, offsets, torch.tensor([weight for names in told for weight in names.values()]))
 
-    def tell(self, told: Sequence[Told], reference: Tensor) -> Conditioning:
+    def pooled(self, spelling: Spelling) -> Tensor:
+        """Sums of the embeddings of names [B, P]."""
+        return self.instructions(spelling.numbers, spelling.offsets, per_sample_weights=spelling.weights)
+
+    def tell(self, spelling: Spelling, reference: Tensor) -> Conditioning:
         """The conditioning of a batch that is told these names, with reference latents [B, 16, h, w]."""
-        prompt = torch.zeros(len(told), 1, CONTEXT)
-        return Conditioning(reference=reference, prompt=prompt, pooled=self.pooled(told), query=None, guidance=None)
+        prompt = reference.new_zeros(len(reference), 1, CONTEXT)
+        return Conditioning(reference, prompt, self.pooled(spelling), query=None, guidance=None)
 
     @torch.no_grad()
     def save(self, folder: Path, prompts: Mapping[str, Told], shift: float) -> None:
@@ -123,13 +139,16 @@ class Base(nn.Module):
         """
         self.transformer.save_pretrained(folder / "transformer")
         FlowMatchEulerDiscreteScheduler(shift=shift).save_pretrained(folder / "scheduler")
-        pooled = self.pooled(list(prompts.values()))
-        tensors = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled.contiguous()}
+        spelling = send_to_device(self.spell(list(prompts.values())), self.instructions.weight.device)
+        pooled = self.pooled(spelling).cpu().contiguous()
+        tensors = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled}
         save_file(tensors, folder / "prompts.safetensors", {"prompts": json.dumps(list(prompts))})
 
 
 class LatentPool:
     """Latents of every pair in every quadrant where it can stand, so that any two pairs of a task make a canvas.
+
+    They lie where the autoencoder is.
 
     A quadrant is encoded inside a whole canvas, because the autoencoder looks over its edges.
 
@@ -144,7 +163,7 @@ class LatentPool:
         keys = {f"{pair.before.key} {pair.after.key}": pair for pair in map(manifest.__getitem__, range(len(manifest)))}
         store.get_or_build(keys.items(), self._encode, batch_size=16, label="encoding pairs")
         rows = store.stack(list(keys))
-        self.reference, self.target = rows["reference"], rows["target"]
+        self.reference, self.target = (rows[name].to(coder.vae.device) for name in ("reference", "target"))
         self.tasks = {name: list(numbers) for name, numbers in manifest.tasks.items()}
 
     def _encode(self, pairs: list) -> dict[str, Tensor]:
@@ -154,15 +173,15 @@ class LatentPool:
         canvases = stack_quadrants(before, after, before, before), stack_quadrants(before, after, before, after)
         return dict(zip(("reference", "target"), map(self.coder.encode, canvases)))
 
-    def canvases(self, examples: list[int], answers: list[int]) -> tuple[Tensor, Tensor]:
-        """(reference, target) latents [B, 16, h, w] of analogies between pairs given by number."""
+    def canvases(self, examples: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
+        """(reference, target) latents [B, 16, h, w] of analogies between pairs given by number [B]."""
         reference, target = self.reference[answers].clone(), self.target[answers].clone()
         half = reference.shape[-2] // 2
         reference[:, :, :half] = self.reference[examples][:, :, :half]
         target[:, :, :half] = self.target[examples][:, :, :half]
         return reference, target
 
-    def images(self, answers: list[int]) -> tuple[Tensor, Tensor]:
+    def images(self, answers: Tensor) -> tuple[Tensor, Tensor]:
         """(reference, target) latents [B, 16, h/2, w/2] of the bottom-right quadrants alone."""
         half = self.reference.shape[-1] // 2
         return tuple(latents[answers][:, :, half:, half:] for latents in (self.reference, self.target))
@@ -275,7 +294,7 @@ def train_base(run: Path, manifest: Path, recipe: Path, settings: BaseSettings) 
     vae = run / "autoencoder" / "vae"
     if not vae.is_dir():
         raise ValueError(f"{vae}: there is no autoencoder; train it with `python -m training.starter autoencoder`")
-    coder = LatentCoder(str(vae.parent), "cpu", torch.float32)
+    coder = LatentCoder(str(vae.parent), pick_device(), torch.float32)
     fingerprint = {"weights": describe_weights(str(vae.parent), "vae")}
     pool = LatentPool(Manifest.load(manifest), coder, settings.canvas, run / "latents", fingerprint)
     parameters = {task.name: about_parameters(task.edit, task.parameters) for task in tasks(Recipe.load(recipe))}
@@ -290,29 +309,49 @@ def train_base(run: Path, manifest: Path, recipe: Path, settings: BaseSettings) 
     return base
 
 
+class Sample(NamedTuple):
+    """What a step is made of: pair numbers [B], what is told and whether it is an edit or a family [B], noise."""
+
+    examples: Tensor
+    answers: Tensor
+    spelling: Spelling
+    told: Tensor
+    noise: Tensor
+    times: Tensor
+
+
 def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum) -> Base:
-    """Train a base on a pool of latents."""
-    settings = curriculum.settings
-    base, whole = Base(settings, curriculum.names()), replace(settings.objective, canvas_weight=1.0)
+    """Train a base on a pool of latents, where they lie."""
+    settings, device = curriculum.settings, pool.target.device
+    base = Base(settings, curriculum.names()).to(device)
+    if settings.compile:
+        base.transformer.compile_repeated_blocks()
+    channels, height, width = pool.target.shape[1:]
+    whole = replace(settings.objective, canvas_weight=1.0)
 
-    def flow(lessons: list[Lesson], latents: tuple[Tensor, Tensor], step: int, objective: ObjectiveConfig) -> Tensor:
-        reference, target = latents
-        draw, condition = noise_of(settings, target, step), base.tell([lesson.told for lesson in lessons], reference)
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
-            return flow_loss(base.transformer, target, draw, condition, objective)
-
-    def losses(step: int) -> dict[str, Tensor]:
+    def sample(step: int) -> Sample:
         if step < settings.alone:
             lessons = [curriculum.image(i) for i in _indices(step, settings.alone_batch)]
-            loss = flow(lessons, pool.images([x.answer for x in lessons]), step, whole)
+            shape = (channels, height // 2, width // 2)
         else:
             lessons = [curriculum.canvas(i) for i in _indices(step, settings.loop.batch)]
-            canvases = pool.canvases([x.example for x in lessons], [x.answer for x in lessons])
-            loss = flow(lessons, canvases, step, settings.objective)
-        told = torch.tensor([len(lesson.told) > 1 for lesson in lessons])
-        return {"loss": loss.mean(), "told": loss[told].mean(), "untold": loss[~told].mean()}
+            shape = (channels, height, width)
+        draw = noise_of(settings, shape, len(lessons), step)
+        numbers = torch.tensor([(lesson.example, lesson.answer) for lesson in lessons])
+        told = torch.tensor([float(len(lesson.told) > 1) for lesson in lessons])
+        return Sample(*numbers.T, base.spell([lesson.told for lesson in lessons]), told, draw.noise, draw.t)
 
-    fit(run, base, losses, settings.loop, settings.optimizer)
+    def losses(drawn: Sample) -> dict[str, Tensor]:
+        is_alone = drawn.noise.shape[-1] < width
+        latents = pool.images(drawn.answers) if is_alone else pool.canvases(drawn.examples, drawn.answers)
+        reference, target = latents
+        condition, draw = base.tell(drawn.spelling, reference), Noise(drawn.noise, drawn.times)
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
+            loss = flow_loss(base.transformer, target, draw, condition, whole if is_alone else settings.objective)
+        told, untold = ((loss * share).sum() / share.sum() for share in (drawn.told, 1 - drawn.told))
+        return {"loss": loss.mean(), "told": told, "untold": untold}
+
+    fit(run, base, sample, losses, settings.loop, settings.optimizer)
     return base
 
 
@@ -320,10 +359,9 @@ def _indices(step: int, size: int) -> range:
     return range(step * size, (step + 1) * size)
 
 
-def noise_of(settings: BaseSettings, target: Tensor, step: int) -> Noise:
-    """Noise and timesteps of a step for latents [B, 16, h, w]."""
+def noise_of(settings: BaseSettings, shape: tuple[int, ...], count: int, step: int) -> Noise:
+    """Noise and timesteps of a step for as many latents of a shape [16, h, w]."""
     generators = [
-        torch.Generator().manual_seed(random_words("noise", settings.loop.seed, step, i)[0] >> 1)
-        for i in range(len(target))
+        torch.Generator().manual_seed(random_words("noise", settings.loop.seed, step, i)[0] >> 1) for i in range(count)
     ]
-    return draw_noise(tuple(target.shape[1:]), generators, settings.objective)
+    return draw_noise(shape, generators, settings.objective)

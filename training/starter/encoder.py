@@ -16,6 +16,7 @@ from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from ..config import OptimizerConfig
+from ..device import pick_device
 from . import photographs
 from .edits import EDITS, TRAINING_EDITS, compose
 from .loop import LoopSettings, fit
@@ -80,7 +81,7 @@ def make_encoder(settings: EncoderSettings) -> CLIPVisionModelWithProjection:
 def contrast(first: Tensor, second: Tensor) -> dict[str, Tensor]:
     """How well differences [K, e] of one image tell which of the K differences of other images shows the same edit."""
     cosines = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T
-    truth = torch.arange(len(first))
+    truth = torch.arange(len(first), device=first.device)
     loss = (F.cross_entropy(cosines / _TEMPERATURE, truth) + F.cross_entropy(cosines.T / _TEMPERATURE, truth)) / 2
     power = torch.cat((first, second)).square().mean()
     # A length of about one per entry: mixing coefficients then begin spread out, neither uniform nor one-hot.
@@ -111,29 +112,32 @@ def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
     Raises:
         OSError: when there is no encoder to begin with where the settings say.
     """
-    encoder, loop = make_encoder(settings), settings.loop
+    device, loop = pick_device(), settings.loop
+    encoder = make_encoder(settings).to(device)
     processor = CLIPImageProcessor(
         size={"shortest_edge": settings.side}, crop_size={"height": settings.side, "width": settings.side}
     )
-    mean, std = (torch.tensor(v).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
+    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
 
     def differences(examples: Tensor) -> tuple[Tensor, Tensor]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=settings.bf16):
+        with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             embeddings = encoder(pixel_values=(examples.flatten(0, 1) - mean) / std).image_embeds
         a, a_prime, b, b_prime = embeddings.float().unflatten(0, (-1, 4)).unbind(1)
         return a_prime - a, b_prime - b
 
-    held_out = draw_examples(1, photographs.HELD_OUT, 256, settings.side)
+    held_out = draw_examples(1, photographs.HELD_OUT, 256, settings.side).to(device)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         return {"held_out_found": contrast(*differences(held_out))["found"].item()}
 
-    def losses(step: int) -> dict[str, Tensor]:
-        examples = draw_examples((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, settings.side)
+    def sample(step: int) -> Tensor:
+        return draw_examples((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, settings.side)
+
+    def losses(examples: Tensor) -> dict[str, Tensor]:
         return contrast(*differences(examples))
 
-    fit(run, encoder, losses, loop, settings.optimizer, evaluate)
+    fit(run, encoder, sample, losses, loop, settings.optimizer, evaluate)
     encoder.save_pretrained(run / "encoder")
     processor.save_pretrained(run / "encoder")
     return encoder

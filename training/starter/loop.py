@@ -6,10 +6,12 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-import torch
+from accelerate.utils import send_to_device
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.utils.data import DataLoader, Dataset
 from tqdm.auto import tqdm
 
 from ..checkpointing import Checkpoints
@@ -27,6 +29,7 @@ class LoopSettings:
     Attributes:
         steps: optimiser steps. batch: samples a step. seed: of weights and data.
         checkpoint: steps between checkpoints. log: steps between rows of ``metrics.csv``.
+        workers: processes that draw samples ahead of a GPU; 0 draws them between the steps, right for a CPU.
     """
 
     steps: int
@@ -34,12 +37,24 @@ class LoopSettings:
     seed: int = 0
     checkpoint: int = 500
     log: int = 50
+    workers: int = 0
+
+
+class _Steps(Dataset):
+    """What each step is made of."""
+
+    def __init__(self, sample: Callable[[int], Any]):
+        self.sample = sample
+
+    def __getitem__(self, step: int) -> Any:
+        return self.sample(step)
 
 
 def fit(
     run: Path,
     module: nn.Module,
-    losses: Callable[[int], dict[str, Tensor]],
+    sample: Callable[[int], Any],
+    losses: Callable[[Any], dict[str, Tensor]],
     settings: LoopSettings,
     optimizer_config: OptimizerConfig,
     evaluate: Callable[[], dict[str, float]] | None = None,
@@ -48,8 +63,9 @@ def fit(
 
     Args:
         run: folder of ``metrics.csv``, ``evaluation.csv`` and the checkpoints.
-        module: all its parameters that want gradients are trained.
-        losses: step -> named scalars, of which "loss" is minimised.
+        module: all its parameters that want gradients are trained, on the device that they are on.
+        sample: step -> what it is made of: tensors on the CPU, alone or in tuples. A function of the step alone.
+        losses: a sample on the module's device -> named scalars, of which "loss" is minimised.
         evaluate: numbers for ``evaluation.csv``, called at every checkpoint.
 
     Raises:
@@ -62,11 +78,12 @@ def fit(
     checkpoints = Checkpoints(run / "checkpoints", keep=1)
     first = _resume(checkpoints, module, optimizer, schedule)
     log, evaluation = (CSVTracker(run / name, first) for name in ("metrics.csv", "evaluation.csv"))
-    started, logged = time.perf_counter(), first
-    for step in tqdm(range(first, settings.steps), initial=first, total=settings.steps, unit="step", desc=run.name):
-        values = losses(step)
-        if not math.isfinite(values["loss"].item()):
-            raise ValueError(f"the loss is {values['loss'].item()} at step {step}: lower the learning rate")
+    started, logged, device = time.perf_counter(), first, next(iter(trained.values())).device
+    steps = range(first, settings.steps)
+    samples = DataLoader(_Steps(sample), batch_size=None, sampler=steps, num_workers=settings.workers)
+    progress = tqdm(samples, initial=first, total=settings.steps, unit="step", desc=run.name)
+    for step, drawn in zip(steps, progress):
+        values = losses(send_to_device(drawn, device))
         values["loss"].backward()
         nn.utils.clip_grad_norm_(trained.values(), optimizer_config.clip)
         optimizer.step()
@@ -76,6 +93,8 @@ def fit(
         due = done % settings.checkpoint == 0 or done == settings.steps
         if done % settings.log == 0 or due:
             row = {name: value.item() for name, value in values.items()}
+            if not math.isfinite(row["loss"]):
+                raise ValueError(f"the loss is {row['loss']} at step {step}: lower the learning rate")
             seconds = (time.perf_counter() - started) / (done - logged)
             row |= {"lr": schedule.get_last_lr()[0], "seconds_per_step": seconds}
             log.log(row, done)
@@ -110,8 +129,3 @@ def _save(checkpoints: Checkpoints, step: int, module: nn.Module, optimizer: Opt
         {"weights": module.state_dict(), "optimizer": moments},
         {"groups": state["param_groups"], "schedule": schedule.state_dict()},
     )
-
-
-def generator_of(seed: int, step: int) -> torch.Generator:
-    """The generator of a step's noise."""
-    return torch.Generator().manual_seed((seed << 32) + step)

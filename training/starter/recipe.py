@@ -109,10 +109,11 @@ class Task:
 def tasks(recipe: Recipe) -> list[Task]:
     """All tasks of a recipe, edit by edit."""
     names = (f"{name}/{draw:02d}" for name in recipe.edit_names() for draw in range(recipe.draws_per_edit))
-    return [_task(recipe, name) for name in names]
+    return [task_named(name, recipe) for name in names]
 
 
-def _task(recipe: Recipe, name: str) -> Task:
+def task_named(name: str, recipe: Recipe) -> Task:
+    """The task ``<edit>/<draw>`` of a recipe."""
     edit = _KNOWN[name.partition("/")[0]]
     rng = np.random.default_rng(random_words("parameters", recipe.seed, name))
     return Task(name, edit, edit.parameters(rng, recipe.held_parameters), recipe)

@@ -5,9 +5,12 @@ there already is kept, so an interrupted run goes on. With ``--sheet`` one pictu
 """
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -18,12 +21,13 @@ from tqdm.auto import tqdm
 
 from lorweb_core.atomic import replacing
 
-from .recipe import Recipe, Task, tasks
+from .recipe import Recipe, Task, task_named, tasks
 
 SIDES = ("before", "after")
 NOTE = "recipe.yaml"  # what the images of a folder were drawn from
 _FREE = ("images", "edits", "draws_per_edit", "pairs_per_draw")  # what may change without changing any image
 
+_BUSY = 32  # tasks to draw that are worth a process: it needs as long to start as to draw some pairs
 _TOLERANCE = 1.0  # grey levels of 255 on average: other versions of the libraries round otherwise
 _COLUMNS, _EXAMPLES, _LABEL, _GAP = 4, 4, 14, 10
 
@@ -35,13 +39,42 @@ def render(recipe: Recipe, folder: Path) -> Iterator[tuple[Task, Path, Path]]:
         ValueError: when the folder holds the images of another recipe.
     """
     _take(recipe, folder)
-    everything = [(task, number) for task in tasks(recipe) for number in range(recipe.pairs_per_draw)]
-    for task, number in tqdm(everything, unit="pair", desc="drawing pairs"):
-        paths = tuple(folder / task.name / side / f"{number:03d}.png" for side in SIDES)
-        if not all(path.exists() for path in paths):
+    wanted = tasks(recipe)
+    with tqdm(total=len(wanted) * recipe.pairs_per_draw, unit="pair", desc="drawing pairs") as progress:
+        for task in _drawn(wanted, recipe, folder):
+            yield from ((task, *paths) for paths in _files(task, folder))
+            progress.update(recipe.pairs_per_draw)
+
+
+def _files(task: Task, folder: Path) -> list[tuple[Path, ...]]:
+    """(before, after) of every pair of a task."""
+    numbers = range(task.recipe.pairs_per_draw)
+    return [tuple(folder / task.name / side / f"{number:03d}.png" for side in SIDES) for number in numbers]
+
+
+def _drawn(wanted: list[Task], recipe: Recipe, folder: Path) -> Iterator[Task]:
+    """The tasks in order, each once all its files are there; processes share the work where there is much."""
+    missing = sum(not all(map(_are_there, _files(task, folder))) for task in wanted)
+    draw, names = partial(_draw, recipe, folder), [task.name for task in wanted]
+    workers = min(os.cpu_count() or 1, missing // _BUSY)
+    if workers < 2:
+        yield from (task for task, _ in zip(wanted, map(draw, names)))
+        return
+    with ProcessPoolExecutor(workers) as processes:
+        yield from (task for task, _ in zip(wanted, processes.map(draw, names)))
+
+
+def _draw(recipe: Recipe, folder: Path, name: str) -> None:
+    """Draw what is missing of a task, which travels to other processes as its name."""
+    task = task_named(name, recipe)
+    for number, paths in enumerate(_files(task, folder)):
+        if not _are_there(paths):
             for path, image in zip(paths, task.pair(number)):
                 _write(path, image)
-        yield task, *paths
+
+
+def _are_there(paths: tuple[Path, ...]) -> bool:
+    return all(path.exists() for path in paths)
 
 
 def _take(recipe: Recipe, folder: Path) -> None:

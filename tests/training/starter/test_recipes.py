@@ -113,6 +113,17 @@ def test_rendering_goes_on_where_it_stopped(recipe, tmp_path):
     assert pictures(folder) == whole and kept.stat().st_mtime_ns == written
 
 
+def test_processes_draw_the_same(recipe, tmp_path):
+    path = recipe(draws_per_edit=2 * render._BUSY)
+    few = Recipe.load(path)
+    assert [task.name for task, *_ in render.render(few, tmp_path / "together")] == [
+        task.name for task in tasks(few) for _ in range(3)
+    ]
+    assert render.main([str(recipe()), "--out", str(tmp_path / "alone")]) == 0
+    alone, together = (pictures(tmp_path / name) for name in ("alone", "together"))
+    assert len(alone) == 24 and len(together) == 2 * 64 * 3 * 2 and alone.items() <= together.items()
+
+
 def test_a_recipe_may_grow_in_its_folder(recipe, tmp_path):
     render.main([str(recipe())])
     few = pictures(tmp_path / "images")
