@@ -2,9 +2,9 @@
 
 A small FLUX that edits its reference canvas, Kontext style. It is told the edit, or the family of edits, by learned
 embeddings in place of a pooled text embedding; how strong the edit is and where, it reads off the example in the
-canvas, or is told as well where there is none. Told nothing, it makes *some* edit of b: its example then shows another
-edit, so that the marginal over edits is all that it can learn there. A bank has something to say to such a base, and
-nothing to unlearn.
+canvas, or is told as well where there is none. Told nothing, it cannot trust the example: half of the time that shows
+another edit than the answer. So it knows how an edit is read off an example, and *some* edit of b is all that it is
+sure of. A bank has something to say to such a base, and nothing to unlearn.
 
 It learns to edit on images alone first, one quadrant instead of a canvas: four times the edits for the same work.
 """
@@ -56,6 +56,7 @@ class BaseSettings:
         alone: how many steps, the first ones, are on images alone, and ``alone_batch`` how many images one takes.
         alone_told_parameters: how often such an image is told its edit with its parameters, as no example shows them.
         told_edit, told_family: how often a canvas is told the edit, or only its family; else it is told nothing.
+        untold_right: how often the example of a canvas that is told nothing shows its edit, rather than another one.
         bf16: run the products in bfloat16, which takes two thirds of the time on processors that have it.
         compile: let torch compile the blocks, which a GPU's many small kernels gain by.
     """
@@ -68,8 +69,9 @@ class BaseSettings:
     alone: int = 4000
     alone_batch: int = 48
     alone_told_parameters: float = 0.75
-    told_edit: float = 0.65
+    told_edit: float = 0.5
     told_family: float = 0.15
+    untold_right: float = 0.5
     bf16: bool = True
     compile: bool = False
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=20_000, batch=16))
@@ -231,11 +233,12 @@ class Curriculum:
         place = first % len(numbers)
         other = (place + 1 + second % (len(numbers) - 1)) % len(numbers)
         coin, *words = random_words("telling", self.settings.loop.seed, index)
-        coin = as_fraction(coin)
-        if coin < self.settings.told_edit:
-            return Lesson(numbers[other], numbers[place], plainly(*about))
-        if coin < self.settings.told_edit + self.settings.told_family:
-            return Lesson(numbers[other], numbers[place], plainly(*about[:2]))
+        edit = self.settings.told_edit
+        family = edit + self.settings.told_family
+        nothing = family + self.settings.untold_right * (1 - family)
+        for share, names in ((edit, about), (family, about[:2]), (nothing, about[:1])):
+            if as_fraction(coin) < share:
+                return Lesson(numbers[other], numbers[place], plainly(*names))
         strange = self.numbers[self._draw(*words[:2])]
         return Lesson(strange[words[2] % len(strange)], numbers[place], plainly(NOTHING))
 
