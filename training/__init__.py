@@ -1,5 +1,6 @@
 """Training and evaluation of basis banks: diffusers, peft and accelerate around ``lorweb_core``."""
 
-from .compat import cure_torchvision
+from .compat import avoid_cudnn_attention, cure_torchvision
 
 cure_torchvision()
+avoid_cudnn_attention()

@@ -1,4 +1,4 @@
-"""Make transformers and diffusers importable where torchvision's compiled operators do not match torch."""
+"""What versions of the libraries need that do not fit each other, or err."""
 
 import importlib.util
 
@@ -27,3 +27,11 @@ def cure_torchvision() -> None:
         _library = torch.library.Library("torchvision", "DEF")
         for schema in _SCHEMAS:
             _library.define(schema)
+
+
+def avoid_cudnn_attention() -> None:
+    """Let torch choose among its other attention kernels: going backward, cuDNN's returns NaN for some lengths.
+
+    torch 2.11 and later prefer it on Hopper GPUs (pytorch/pytorch issue 196678, NVIDIA/cudnn-frontend issue 160).
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)

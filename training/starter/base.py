@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from accelerate.utils import send_to_device
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -85,14 +84,6 @@ class BaseSettings:
     )
 
 
-class Spelling(NamedTuple):
-    """What a batch is told, as an embedding bag reads it: numbers of names, where each sample's begin, weights."""
-
-    numbers: Tensor
-    offsets: Tensor
-    weights: Tensor
-
-
 class Base(nn.Module):
     """The transformer, and an embedding for every name that can be told: families, edits and knots of parameters.
 
@@ -114,23 +105,24 @@ class Base(nn.Module):
         )
         begin(self.transformer, quadrant=settings.canvas // 2 // MULTIPLE)
         self.numbers = {name: number for number, name in enumerate(names)}
-        self.instructions = nn.EmbeddingBag(len(names), settings.instruction, mode="sum")
+        self.instructions = nn.Embedding(len(names), settings.instruction)
         nn.init.normal_(self.instructions.weight, std=_LOUDNESS)
 
-    def spell(self, told: Sequence[Told]) -> Spelling:
-        """Names as numbers, on the CPU."""
-        offsets = torch.tensor([0, *map(len, told)]).cumsum(0)[:-1]
-        numbers = torch.tensor([self.numbers[name] for names in told for name in names])
-        return Spelling(numbers, offsets, torch.tensor([weight for names in told for weight in names.values()]))
+    def spell(self, told: Sequence[Told]) -> Tensor:
+        """How strongly each name is said: [B, names], on the CPU."""
+        places = [(row, self.numbers[name]) for row, names in enumerate(told) for name in names]
+        spelled = torch.zeros(len(told), len(self.numbers))
+        spelled[tuple(zip(*places))] = torch.tensor([weight for names in told for weight in names.values()])
+        return spelled
 
-    def pooled(self, spelling: Spelling) -> Tensor:
+    def pooled(self, spelled: Tensor) -> Tensor:
         """Sums of the embeddings of names [B, P]."""
-        return self.instructions(spelling.numbers, spelling.offsets, per_sample_weights=spelling.weights)
+        return spelled @ self.instructions.weight
 
-    def tell(self, spelling: Spelling, reference: Tensor) -> Conditioning:
+    def tell(self, spelled: Tensor, reference: Tensor) -> Conditioning:
         """The conditioning of a batch that is told these names, with reference latents [B, 16, h, w]."""
         prompt = reference.new_zeros(len(reference), 1, CONTEXT)
-        return Conditioning(reference, prompt, self.pooled(spelling), query=None, guidance=None)
+        return Conditioning(reference, prompt, self.pooled(spelled), query=None, guidance=None)
 
     @torch.no_grad()
     def save(self, folder: Path, prompts: Mapping[str, Told], shift: float) -> None:
@@ -141,8 +133,8 @@ class Base(nn.Module):
         """
         self.transformer.save_pretrained(folder / "transformer")
         FlowMatchEulerDiscreteScheduler(shift=shift).save_pretrained(folder / "scheduler")
-        spelling = send_to_device(self.spell(list(prompts.values())), self.instructions.weight.device)
-        pooled = self.pooled(spelling).cpu().contiguous()
+        spelled = self.spell(list(prompts.values()))
+        pooled = self.pooled(spelled.to(self.instructions.weight.device)).cpu().contiguous()
         tensors = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled}
         save_file(tensors, folder / "prompts.safetensors", {"prompts": json.dumps(list(prompts))})
 
@@ -313,11 +305,11 @@ def train_base(run: Path, manifest: Path, recipe: Path, settings: BaseSettings) 
 
 
 class Sample(NamedTuple):
-    """What a step is made of: pair numbers [B], what is told and whether it is an edit or a family [B], noise."""
+    """What a step is made of: pair numbers [B], what is told, whether it is an edit or a family [B], noise."""
 
     examples: Tensor
     answers: Tensor
-    spelling: Spelling
+    spelled: Tensor
     told: Tensor
     noise: Tensor
     times: Tensor
@@ -348,7 +340,7 @@ def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum) -> Base:
         is_alone = drawn.noise.shape[-1] < width
         latents = pool.images(drawn.answers) if is_alone else pool.canvases(drawn.examples, drawn.answers)
         reference, target = latents
-        condition, draw = base.tell(drawn.spelling, reference), Noise(drawn.noise, drawn.times)
+        condition, draw = base.tell(drawn.spelled, reference), Noise(drawn.noise, drawn.times)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             loss = flow_loss(base.transformer, target, draw, condition, whole if is_alone else settings.objective)
         told, untold = ((loss * share).sum() / share.sum() for share in (drawn.told, 1 - drawn.told))
