@@ -16,6 +16,7 @@ logger = logging.getLogger(__name__)
 # Name -> overrides of training/configs/starter.yaml, which says N = 16, r = 4, softmax. N times r decides the number
 # of parameters of a basis; keys and query projections are small beside it.
 RIVALS: dict[str, tuple[str, ...]] = {
+    "n16": (),  # the shipped bank's own shape, for a budget other than its own
     SINGLE: ("bank.num_loras=1", "bank.rank=64"),
     "n4": ("bank.num_loras=4", "bank.rank=16"),
     "n32": ("bank.num_loras=32", "bank.rank=2"),

@@ -61,27 +61,29 @@ class Contestant:
 
     def __init__(self, name: str, bank: BasisBank, transformer: FluxTransformer2DModel):
         self.name, self.bank, self.transformer = name, bank, transformer
+        # PEFT calls an adapter by this name, and PyTorch allows no dot in it and no name of a module's own attributes.
+        self._adapter = "bank " + name.replace(".", "_")
         rank = bank.config.num_loras * bank.config.rank
         biased = any(layer.bias is not None for layer in bank.layers.values())
         transformer.add_adapter(
             LoraConfig(
                 r=rank, lora_alpha=rank, target_modules=list(bank.layers), lora_bias=biased, init_lora_weights=False
             ),
-            name,
+            self._adapter,
         )
 
     @torch.no_grad()
     def wear(self, coefficients: MixingCoefficients) -> None:
         """Make the transformer answer the analogy that these coefficients stand for."""
         lora = self.bank.compose(coefficients)
-        self.transformer.set_adapter(self.name)
+        self.transformer.set_adapter(self._adapter)
         for layer in self.bank.layers:
             module = self.transformer.get_submodule(layer)
             for matrix, factor in zip((module.lora_A, module.lora_B), lora.factors(layer), strict=True):
-                matrix[self.name].weight.copy_(factor)
-            if module.lora_B[self.name].bias is not None:
+                matrix[self._adapter].weight.copy_(factor)
+            if module.lora_B[self._adapter].bias is not None:
                 bias = lora.bias(layer)
-                module.lora_B[self.name].bias.copy_(torch.zeros(()) if bias is None else bias)
+                module.lora_B[self._adapter].bias.copy_(torch.zeros(()) if bias is None else bias)
 
 
 class Evaluation:
@@ -254,8 +256,7 @@ def name_banks(paths: Sequence[Path]) -> dict[str, Path]:
     if len(set(parts)) < len(parts):
         raise ValueError(f"a bank stands twice among {', '.join(map(str, paths))}")
     length = next(n for n in range(2, 2 + max(map(len, parts))) if len({part[-n:] for part in parts}) == len(parts))
-    # PEFT calls an adapter by this name, and PyTorch allows no dot in it.
-    return {"/".join(part[-length:]).replace(".", "_"): path for part, path in zip(parts, paths, strict=True)}
+    return {"/".join(part[-length:]): path for part, path in zip(parts, paths, strict=True)}
 
 
 def _rows(dataset: AnalogyDataset, answers: list[Result], count: int) -> list[tuple[str, dict[str, Tensor]]]:

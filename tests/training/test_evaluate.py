@@ -109,7 +109,7 @@ def test_a_composed_bank_answers_like_the_tuner(parts, tmp_path):
     assert (untouched - expected).abs().max() > 0.1
 
 
-def test_the_bias_of_a_bank_is_worn(tmp_path):
+def test_the_bias_of_a_bank_is_worn_whatever_its_name(tmp_path):
     from lorweb_core.checkpoint import write_bank
 
     base = FluxTransformer2DModel(num_layers=1, num_single_layers=1, num_attention_heads=1, joint_attention_dim=8)
@@ -123,7 +123,7 @@ def test_the_bias_of_a_bank_is_worn(tmp_path):
     }  # fmt: skip
     config = BankConfig(num_loras=2, rank=3, key_dim=4, query_dim=6, query_mode="caa'b")
     write_bank(tmp_path / "bank.safetensors", layers, config)
-    contestant = Contestant("bank", BasisBank.load(tmp_path / "bank.safetensors"), base)
+    contestant = Contestant("half", BasisBank.load(tmp_path / "bank.safetensors"), base)
     coefficients = contestant.bank.mix(torch.randn(6))
     contestant.wear(coefficients)
     for name, c in zip(coefficients.layers, coefficients.values, strict=True):
@@ -136,8 +136,8 @@ def test_the_bias_of_a_bank_is_worn(tmp_path):
 
 def test_banks_are_named_by_what_tells_them_apart():
     one, two, three = (Path(f"/x/{name}/run.1/bank.safetensors") for name in ("one", "two", "three"))
-    assert list(name_banks([one])) == ["run_1/bank"]
-    assert name_banks([one, two, three]) == {"one/run_1/bank": one, "two/run_1/bank": two, "three/run_1/bank": three}
+    assert list(name_banks([one])) == ["run.1/bank"]
+    assert name_banks([one, two, three]) == {"one/run.1/bank": one, "two/run.1/bank": two, "three/run.1/bank": three}
     with pytest.raises(ValueError, match="a bank stands twice among /x/one"):
         name_banks([one, two, one])
 

@@ -102,7 +102,7 @@ def test_rivals_fit_the_configuration():
     ours = load_config(CONFIG).bank
     theirs = {name: load_config(CONFIG, overrides).bank for name, overrides in RIVALS.items()}
     same_size = {bank.num_loras for bank in theirs.values() if bank.num_loras * bank.rank == 64}
-    assert {1, 4, 32} <= same_size and ours.num_loras * ours.rank == 64
+    assert same_size == {1, 4, 16, 32} and theirs["n16"] == ours and ours.num_loras * ours.rank == 64
     assert theirs[SINGLE].num_loras == 1 and not theirs["tanh"].softmax and ours.softmax
 
 
@@ -111,6 +111,8 @@ def test_bad_options_are_named(tmp_path, caplog):
     assert "--banks nameless.safetensors: write name=path" in caplog.text
     assert starter.main(["retrieval", "--run", str(tmp_path), "--fewer", "1"]) == 1
     assert "must be at least 2" in caplog.text
+    assert starter.main(["train", "--run", str(tmp_path), "--together", "0"]) == 1
+    assert "--together must be at least 1" in caplog.text
 
 
 @pytest.fixture
@@ -163,6 +165,11 @@ def test_everything_on_tiny_parts(tiny, tmp_path, capsys):
     assert [row["t"] for row in tables["interpolation"]] == ["0.0", "0.25", "0.5", "0.75", "1.0"]
     assert len(tables["retrieval"]) == 8 and len(tables["monotony"]) == 3
     assert "### held_out_photographs: 4 analogies" in capsys.readouterr().out
+
+
+def test_rivals_train_together(tiny, tmp_path):
+    assert starter.main(["train", "--steps", "2", "--together", "2", *tiny]) == 0
+    assert [trained_steps(path) for path in (tmp_path / "run" / "banks").glob("*/bank.safetensors")] == [2, 2]
 
 
 def test_samplers_are_compared_on_the_shipped_parts_only(tmp_path, caplog):
