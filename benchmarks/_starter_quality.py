@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from lorweb_core import BasisBank
 from lorweb_core.checkpoint import BankFile
-from training.data import AnalogyDataset
+from training.data import AnalogyDataset, collate
 from training.evaluate import COPY, Evaluation
 from training.starter.base import edit_of
 from training.starter.edits import TRAINING_EDITS
@@ -19,6 +19,7 @@ from ._intervals import mean, ratio, share
 from ._starter_setting import SETS, SHIPPED, SINGLE, Setting, family_of
 
 TOLD, DECODED = "the base, told the edit", "the true b', decoded"
+ASKED = f"{SHIPPED}, asked for the edit from b to the true b'"
 # The claims are about these two.
 _CLAIMED = SETS[:2]
 _ANSWERS = "nearer than b", "PSNR (dB)", "LPIPS", "LPIPS / copying b"
@@ -34,7 +35,7 @@ class Analogy:
 
 
 def quality(setting: Setting) -> None:
-    """The shipped bank and the single LoRA against copying b, between both bounds; one table per held-out set."""
+    """The shipped bank and the single LoRA against copying b, between what bounds them; one table a set."""
     rivals = [SINGLE] if SINGLE in setting.banks else []
     evaluation = setting.evaluation(*rivals)
     for name in SETS:
@@ -97,9 +98,15 @@ def measure(
 
 
 def bounds(evaluation: Evaluation, item: dict, seed: int) -> dict[str, Tensor]:
-    """What the autoencoder leaves of the true b', and the base's answer when it is told a trained edit by name."""
+    """What each part leaves: the autoencoder of the true b'; the bank where the image encoder need not carry the edit
+    over to another picture; the base where it is told a trained edit by name.
+    """
     coder, edit = evaluation.encoding.coder, edit_of(item["task"])
     answers = {DECODED: answer_of(coder.decode(coder.encode(item["target"][None]))[0])}
+    bank = evaluation.contestants[0]
+    query = evaluation.encoding.query(collate([{**item, "a": item["b"], "a_prime": answer_of(item["target"])}]))
+    bank.wear(bank.bank.mix(query[0]))
+    answers[ASKED] = evaluation.sample(evaluation.tell(item, item["prompt"]), seed)
     if edit in TRAINING_EDITS:
         transformer = evaluation.pipeline.transformer
         transformer.disable_adapters()

@@ -18,7 +18,8 @@ from training.starter.edits import COMPOSITIONS, EDITS
 CONFIG = Path("training/configs/starter.yaml")
 SHIPPED = "starter"
 SINGLE = "lora"  # the rival with N = 1: one LoRA with as many parameters
-SETS = ("held_out_photographs", "held_out_edits", "held_out_parameters", "compositions")
+# The last one is what was trained on, for comparison.
+SETS = ("held_out_photographs", "held_out_edits", "held_out_parameters", "compositions", "training")
 
 
 @dataclass
@@ -61,7 +62,7 @@ class Setting:
         return Evaluation(self.config(), banks, self.lpips, pick_device())
 
     def dataset(self, name: str) -> AnalogyDataset:
-        """The analogies of a held-out set, whose images are drawn where they are not there yet.
+        """The analogies of a set, whose images are drawn where they are not there yet.
 
         Raises:
             ValueError: when they cannot be drawn.
@@ -72,7 +73,7 @@ class Setting:
         return analogies(self.config(), Manifest.load(manifest))
 
     def recipe(self, name: str) -> Path:
-        """The recipe of a held-out set."""
+        """The recipe of a set."""
         return self.recipes / f"{name}.yaml"
 
     def report(self, measure: str, title: str, header: tuple[str, ...], rows: list[tuple], facts: object) -> None:

@@ -157,9 +157,10 @@ def test_everything_on_tiny_parts(tiny, tmp_path, capsys):
         path.stem: json.loads(path.read_text())["table"] for path in (tmp_path / "run" / "results").glob("*.json")
     }
     assert [row["who"] for row in tables["quality-held_out_photographs"]] == [
-        COPY, SHIPPED, SINGLE, "the true b', decoded", "the base, told the edit",
+        COPY, SHIPPED, SINGLE, "the true b', decoded", "starter, asked for the edit from b to the true b'",
+        "the base, told the edit",
     ]  # fmt: skip
-    assert len(tables["quality-compositions"]) == 4  # the base knows no words for them
+    assert len(tables["quality-compositions"]) == 5  # the base knows no words for them
     assert [row["bank"] for row in tables["ablations-held_out_edits"]] == [SHIPPED, SINGLE, "tanh"]
     assert {row["steps"] for row in tables["ablations-held_out_edits"]} == {"1"}
     assert [row["t"] for row in tables["interpolation"]] == ["0.0", "0.25", "0.5", "0.75", "1.0"]
