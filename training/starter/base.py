@@ -57,7 +57,6 @@ class BaseSettings:
         told_edit, told_family: how often a canvas is told the edit, or only its family; else it is told nothing.
         untold_right: how often the example of a canvas that is told nothing shows its edit, rather than another one.
         bf16: run the products in bfloat16, which takes two thirds of the time on processors that have it.
-        compile: let torch compile the blocks, which a GPU's many small kernels gain by.
     """
 
     canvas: int = 128
@@ -72,7 +71,6 @@ class BaseSettings:
     told_family: float = 0.15
     untold_right: float = 0.5
     bf16: bool = True
-    compile: bool = False
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=20_000, batch=16))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.01, schedule="cosine", warmup=200)
@@ -142,9 +140,8 @@ class Base(nn.Module):
 class LatentPool:
     """Latents of every pair in every quadrant where it can stand, so that any two pairs of a task make a canvas.
 
-    They lie where the autoencoder is.
-
-    A quadrant is encoded inside a whole canvas, because the autoencoder looks over its edges.
+    A quadrant is encoded inside a whole canvas, because the autoencoder looks over its edges. The latents lie where the
+    autoencoder does.
 
     Args:
         manifest: pairs whose tasks are named ``<edit>/<draw>``.
@@ -319,8 +316,6 @@ def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum) -> Base:
     """Train a base on a pool of latents, where they lie."""
     settings, device = curriculum.settings, pool.target.device
     base = Base(settings, curriculum.names()).to(device)
-    if settings.compile:
-        base.transformer.compile_repeated_blocks()
     channels, height, width = pool.target.shape[1:]
     whole = replace(settings.objective, canvas_weight=1.0)
 
