@@ -54,7 +54,9 @@ def test_nothing_that_is_told_matters_yet_and_everything_can_learn(base):
     generator = torch.Generator().manual_seed(0)
     reference, noise = torch.randn(2, 1, 16, 8, 8, generator=generator)
     velocities = [
-        predict_velocity(base.transformer, noise, torch.tensor([0.5]), base.tell([plainly(*told)], reference))
+        predict_velocity(
+            base.transformer, noise, torch.tensor([0.5]), base.tell(base.spell([plainly(*told)]), reference)
+        )
         for told in ((NOTHING,), (NOTHING, "invert"))
     ]
     assert torch.equal(*velocities)
