@@ -29,7 +29,8 @@ class LoopSettings:
     Attributes:
         steps: optimiser steps. batch: samples a step. seed: of weights and data.
         checkpoint: steps between checkpoints. log: steps between rows of ``metrics.csv``.
-        workers: processes that draw samples ahead of a GPU; 0 draws them between the steps, right for a CPU.
+        workers: processes that draw samples ahead of a GPU, not on Windows; 0 draws them between the steps, right for
+            a CPU.
     """
 
     steps: int
@@ -80,7 +81,11 @@ def fit(
     log, evaluation = (CSVTracker(run / name, first) for name in ("metrics.csv", "evaluation.csv"))
     started, logged, device = time.perf_counter(), first, next(iter(trained.values())).device
     steps = range(first, settings.steps)
-    samples = DataLoader(_Steps(sample), batch_size=None, sampler=steps, num_workers=settings.workers)
+    # Workers are forked, because ``sample`` is a closure, which cannot be sent to a fresh process.
+    context = "fork" if settings.workers else None
+    samples = DataLoader(
+        _Steps(sample), batch_size=None, sampler=steps, num_workers=settings.workers, multiprocessing_context=context
+    )
     progress = tqdm(samples, initial=first, total=settings.steps, unit="step", desc=run.name)
     for step, drawn in zip(steps, progress):
         values = losses(send_to_device(drawn, device))
