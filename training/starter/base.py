@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -41,6 +42,7 @@ logger = logging.getLogger(__name__)
 Told = Mapping[str, float]  # names, and how strongly each is said
 
 NOTHING = ""  # the name that says nothing
+_PROMPTS = "prompts.safetensors"
 CONTEXT = 64  # width of the one text token, which stays zero
 _KNOTS = 3  # of a parameter's range: what is told about a value is interpolated between them
 _LOUDNESS = 8.0  # of a name's embedding at first: the louder, the sooner edits come apart
@@ -51,6 +53,8 @@ class BaseSettings:
     """A run of the base.
 
     Attributes:
+        start: folder of a base to begin with, such as the shipped one, whatever its shape; empty begins with a fresh
+            one. What it was told about parameters is not saved with a base, so let ``alone`` be 0.
         heads: of width 128. double, single: numbers of blocks.
         alone: how many steps, the first ones, are on images alone, and ``alone_batch`` how many images one takes.
         alone_told_parameters: how often such an image is told its edit with its parameters, as no example shows them.
@@ -60,6 +64,7 @@ class BaseSettings:
     """
 
     canvas: int = 128
+    start: str = ""
     heads: int = 2
     double: int = 1
     single: int = 3
@@ -82,6 +87,30 @@ class BaseSettings:
     )
 
 
+def make_transformer(settings: BaseSettings) -> FluxTransformer2DModel:
+    """The transformer that the settings begin with.
+
+    Raises:
+        OSError: when they name one that is not there.
+    """
+    if settings.start:
+        return FluxTransformer2DModel.from_pretrained(
+            settings.start, subfolder="transformer", local_files_only=True, dtype=torch.float32
+        )
+    transformer = FluxTransformer2DModel(
+        in_channels=64,
+        num_layers=settings.double,
+        num_single_layers=settings.single,
+        attention_head_dim=128,
+        num_attention_heads=settings.heads,
+        joint_attention_dim=CONTEXT,
+        pooled_projection_dim=settings.instruction,
+        guidance_embeds=False,
+    )
+    begin(transformer, quadrant=settings.canvas // 2 // MULTIPLE)
+    return transformer
+
+
 class Base(nn.Module):
     """The transformer, and an embedding for every name that can be told: families, edits and knots of parameters.
 
@@ -91,19 +120,9 @@ class Base(nn.Module):
     def __init__(self, settings: BaseSettings, names: Sequence[str]):
         super().__init__()
         torch.manual_seed(settings.loop.seed)
-        self.transformer = FluxTransformer2DModel(
-            in_channels=64,
-            num_layers=settings.double,
-            num_single_layers=settings.single,
-            attention_head_dim=128,
-            num_attention_heads=settings.heads,
-            joint_attention_dim=CONTEXT,
-            pooled_projection_dim=settings.instruction,
-            guidance_embeds=False,
-        )
-        begin(self.transformer, quadrant=settings.canvas // 2 // MULTIPLE)
+        self.transformer = make_transformer(settings)
         self.numbers = {name: number for number, name in enumerate(names)}
-        self.instructions = nn.Embedding(len(names), settings.instruction)
+        self.instructions = nn.Embedding(len(names), self.transformer.config.pooled_projection_dim)
         nn.init.normal_(self.instructions.weight, std=_LOUDNESS)
 
     def spell(self, told: Sequence[Told]) -> Tensor:
@@ -123,6 +142,24 @@ class Base(nn.Module):
         return Conditioning(reference, prompt, self.pooled(spelled), query=None, guidance=None)
 
     @torch.no_grad()
+    def learn(self, folder: Path, prompts: Mapping[str, Told]) -> None:
+        """Take over the names' embeddings from a saved base that can be told the same prompts.
+
+        Raises:
+            ValueError: when it can be told others.
+        """
+        path = folder / _PROMPTS
+        with safe_open(path, "pt") as file:
+            words, pooled = json.loads(file.metadata()["prompts"]), file.get_tensor("pooled").float()
+        if words != list(prompts):
+            strange = sorted(set(words) ^ set(prompts))
+            raise ValueError(f"{path}: these prompts are either only there or only in this run's pairs: {strange}")
+        spelled = self.spell(list(prompts.values()))
+        known = spelled.any(0)
+        # Every prompt says one name that no prompt before it says, so the sums tell the summands.
+        self.instructions.weight[known] = torch.linalg.solve(spelled[:, known], pooled)
+
+    @torch.no_grad()
     def save(self, folder: Path, prompts: Mapping[str, Told], shift: float) -> None:
         """Write a diffusers folder: the transformer, a scheduler with this shift, and prompts as embeddings.
 
@@ -134,7 +171,7 @@ class Base(nn.Module):
         spelled = self.spell(list(prompts.values()))
         pooled = self.pooled(spelled.to(self.instructions.weight.device)).cpu().contiguous()
         tensors = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled}
-        save_file(tensors, folder / "prompts.safetensors", {"prompts": json.dumps(list(prompts))})
+        save_file(tensors, folder / _PROMPTS, {"prompts": json.dumps(list(prompts))})
 
 
 class LatentPool:
@@ -315,7 +352,10 @@ class Sample(NamedTuple):
 def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum) -> Base:
     """Train a base on a pool of latents, where they lie."""
     settings, device = curriculum.settings, pool.target.device
-    base = Base(settings, curriculum.names()).to(device)
+    base = Base(settings, curriculum.names())
+    if settings.start:
+        base.learn(Path(settings.start), curriculum.prompts())
+    base.to(device)
     channels, height, width = pool.target.shape[1:]
     whole = replace(settings.objective, canvas_weight=1.0)
 

@@ -1,5 +1,6 @@
 """The starter's parts, made end to end on a handful of pictures: data, autoencoder, image encoder, base, bank."""
 
+import shutil
 from pathlib import Path
 
 import lpips
@@ -86,6 +87,31 @@ def test_a_part_begins_with_the_weights_it_is_given(part, weights, made, tmp_pat
     run_part(part, tmp_path, manifest, f"{part}.start={start.parent}", *rest)
     before, after = load_file(start), load_file(tmp_path / part / weights)
     assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+def test_a_base_begins_with_the_weights_and_the_words_it_is_given(made, tmp_path):
+    run, manifest = made
+    start, again = run / "base" / "base", tmp_path / "base" / "base"
+    shutil.copytree(run / "autoencoder" / "vae", tmp_path / "autoencoder" / "vae")
+    run_part("base", tmp_path, manifest, f"base.start={start}", "base.alone=0", "base.optimizer.lr=0")
+    weights = "transformer/diffusion_pytorch_model.safetensors"
+    before, after = load_file(start / weights), load_file(again / weights)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    words, same_words = (load_file(folder / "prompts.safetensors")["pooled"] for folder in (start, again))
+    torch.testing.assert_close(same_words, words)
+
+
+def test_a_base_that_was_told_other_edits_is_no_beginning(made, tmp_path, caplog):
+    run, _ = made
+    recipe, manifest = tmp_path / "recipe.yaml", tmp_path / "pairs.jsonl"
+    recipe.write_text(RECIPE.format(images=(tmp_path / "images").as_posix()).replace("mirror", "darken"))
+    assert prepare.main([str(recipe), "--out", str(manifest)]) == 0
+    shutil.copytree(run / "autoencoder" / "vae", tmp_path / "autoencoder" / "vae")
+    start = run / "base" / "base"
+    settings = f"run={tmp_path}", f"manifest={manifest}", f"recipe={recipe}", f"base.start={start}"
+    assert starter.main(["base", *settings]) == 1
+    assert f"{start / 'prompts.safetensors'}: these prompts are either only there" in caplog.text
+    assert "['darken', 'geometry', 'mirror']" in caplog.text
 
 
 def test_blocks_that_were_never_trained_are_skipped_exactly(made):
