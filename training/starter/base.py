@@ -19,7 +19,6 @@ from typing import NamedTuple
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
@@ -30,7 +29,7 @@ from ..config import ObjectiveConfig, OptimizerConfig
 from ..data import EmbeddingCache, Manifest, load_quadrants, square_canvas
 from ..data.hashing import as_fraction, random_words
 from ..device import pick_device
-from ..encoders import LatentCoder
+from ..encoders import EMBEDDED_PROMPTS, EmbeddedPrompts, LatentCoder
 from ..objective import Conditioning, Noise, draw_noise, flow_loss
 from .beginning import begin
 from .edits import EDITS, Edit, Parameters
@@ -42,7 +41,6 @@ logger = logging.getLogger(__name__)
 Told = Mapping[str, float]  # names, and how strongly each is said
 
 NOTHING = ""  # the name that says nothing
-_PROMPTS = "prompts.safetensors"
 CONTEXT = 64  # width of the one text token, which stays zero
 _KNOTS = 3  # of a parameter's range: what is told about a value is interpolated between them
 _LOUDNESS = 8.0  # of a name's embedding at first: the louder, the sooner edits come apart
@@ -148,16 +146,16 @@ class Base(nn.Module):
         Raises:
             ValueError: when it can be told others.
         """
-        path = folder / _PROMPTS
-        with safe_open(path, "pt") as file:
-            words, pooled = json.loads(file.metadata()["prompts"]), file.get_tensor("pooled").float()
-        if words != list(prompts):
-            strange = sorted(set(words) ^ set(prompts))
-            raise ValueError(f"{path}: these prompts are either only there or only in this run's pairs: {strange}")
+        saved = EmbeddedPrompts(folder / EMBEDDED_PROMPTS)
+        if strange := sorted(saved.rows.keys() ^ prompts.keys()):
+            raise ValueError(
+                f"{saved.path}: these prompts are either only there or only in this run's pairs: {strange}"
+            )
+        _, pooled = saved(list(prompts))
         spelled = self.spell(list(prompts.values()))
         known = spelled.any(0)
         # Every prompt says one name that no prompt before it says, so the sums tell the summands.
-        self.instructions.weight[known] = torch.linalg.solve(spelled[:, known], pooled)
+        self.instructions.weight[known] = torch.linalg.solve(spelled[:, known], pooled.float())
 
     @torch.no_grad()
     def save(self, folder: Path, prompts: Mapping[str, Told], shift: float) -> None:
@@ -171,7 +169,7 @@ class Base(nn.Module):
         spelled = self.spell(list(prompts.values()))
         pooled = self.pooled(spelled.to(self.instructions.weight.device)).cpu().contiguous()
         tensors = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled}
-        save_file(tensors, folder / _PROMPTS, {"prompts": json.dumps(list(prompts))})
+        save_file(tensors, folder / EMBEDDED_PROMPTS, {"prompts": json.dumps(list(prompts))})
 
 
 class LatentPool:
