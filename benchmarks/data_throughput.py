@@ -105,7 +105,7 @@ def step_operations(canvas: int, text: int = 128) -> int:
         tuner.set_coefficients(torch.ones(1, len(tuner.tuner_layers), tuner.bank_config.num_loras))
         batch = make_batch(base, 1, canvas // 8, text)
     with FlopCounterMode(display=False) as counter:
-        flow_loss(Plain(tuner), *batch, ObjectiveConfig()).mean().backward()
+        flow_loss(Plain(tuner), *batch, ObjectiveConfig()).loss.mean().backward()
     return counter.get_total_flops()
 
 

@@ -124,7 +124,7 @@ class Step:
     def __call__(self) -> None:
         latents, noise, condition = self.batch
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
-            loss = flow_loss(self.model, latents, noise, condition, ObjectiveConfig()).mean()
+            loss = flow_loss(self.model, latents, noise, condition, ObjectiveConfig()).loss.mean()
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()

@@ -93,6 +93,8 @@ class ObjectiveConfig:
     caption_dropout: float = 0.05
     entropy: float = 0.0
     balance: float = 0.0
+    perceptual: float = 0.0
+    lpips: str = ""
 
 
 @dataclass
@@ -184,8 +186,8 @@ _AT_LEAST = {
     "train.steps": 1, "train.batch": 1, "train.accumulate": 1, "checkpoint.every": 1, "checkpoint.keep": 1,
     "log.every": 1, "data.workers": 0,
     "data.prompt_tokens": 1, "data.cache_latents": 0, "data.canvas": 32, "objective.entropy": 0,
-    "objective.balance": 0, "objective.canvas_weight": 0, "objective.shift": 1, "optimizer.lr": 0,
-    "optimizer.warmup": 0, "optimizer.clip": 0,
+    "objective.balance": 0, "objective.canvas_weight": 0, "objective.perceptual": 0, "objective.shift": 1,
+    "optimizer.lr": 0, "optimizer.warmup": 0, "optimizer.clip": 0,
     "validation.every": 0, "validation.analogies": 1, "validation.steps": 1,
 }  # fmt: skip
 _FRACTIONS = ("data.swap", "data.hold_tasks", "data.hold_images", "objective.caption_dropout", "optimizer.ema")

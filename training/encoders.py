@@ -155,6 +155,10 @@ class LatentCoder:
     @torch.no_grad()
     def decode(self, latents: Tensor) -> Tensor:
         """Canvases [B, H, W, 3] in 0..1, float32 on the CPU, as the Kontext pipeline decodes what it sampled."""
+        return self.pixels(latents).clamp(0, 1).movedim(1, -1).cpu()
+
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] of latents, about 0..1, float32 where the autoencoder is; gradients pass."""
         latents = latents.to(self.vae.device, self.vae.dtype)
         decoded = self.vae.decode(latents / self.vae.config.scaling_factor + self.vae.config.shift_factor).sample
-        return (decoded / 2 + 0.5).clamp(0, 1).movedim(1, -1).float().cpu()
+        return (decoded / 2 + 0.5).float()

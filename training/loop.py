@@ -24,6 +24,7 @@ from .checkpointing import Checkpoints
 from .config import Config
 from .objective import flow_loss, imbalance
 from .optim import make_optimizer, make_schedule, with_settings_of
+from .perception import Perception
 from .tracking import peak_memory
 from .tuner import LoRWeBConfig, LoRWeBModel
 from .tuner.model import gather
@@ -43,6 +44,7 @@ class Trainer:
         transformer: the frozen base.
         bank: configuration of the bank to train.
         header: strings for the bank file's header, such as the data hash.
+        perception: what ``objective.perceptual`` weighs.
     """
 
     def __init__(
@@ -52,8 +54,9 @@ class Trainer:
         transformer: FluxTransformer2DModel,
         bank: BankConfig,
         header: dict[str, str],
+        perception: Perception | None = None,
     ):
-        self.config, self.accelerator, self.header = config, accelerator, header
+        self.config, self.accelerator, self.header, self.perception = config, accelerator, header, perception
         self.run = Path(config.run)
         self.checkpoints = Checkpoints(checkpoint_folder(config), config.checkpoint.keep)
         self.step = 0
@@ -142,7 +145,9 @@ class Trainer:
         """The loss to minimise, and what is worth logging of it."""
         config = self.config.objective
         with self.accelerator.autocast():
-            flow = flow_loss(self.model, batch.latents, batch.draw, batch.condition, config).mean()
+            flow, estimate = flow_loss(self.model, batch.latents, batch.draw, batch.condition, config)
+            lpips = self.perception(estimate, batch.latents).mean() if self.perception else None
+        flow = flow.mean()
         coefficients = MixingCoefficients(
             self.tuner.coefficients, tuple(self.tuner.tuner_layers), self.tuner.bank_config.softmax
         )
@@ -150,7 +155,11 @@ class Trainer:
         loss = flow - config.entropy * entropy
         if config.balance:
             loss = loss + config.balance * imbalance(coefficients)
-        return loss, {"loss": flow, "entropy": entropy, "effective_number": coefficients.effective_number().mean()}
+        metrics = {"loss": flow, "entropy": entropy, "effective_number": coefficients.effective_number().mean()}
+        if lpips is not None:
+            loss = loss + config.perceptual * lpips
+            metrics["lpips"] = lpips
+        return loss, metrics
 
     def _summarise(self, steps: list[dict[str, Tensor]], seconds: float) -> dict[str, float]:
         """A row of the log: means over the steps since the last one, and over all processes."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from diffusers import FluxKontextPipeline
@@ -101,19 +102,26 @@ def _canvas_ids(height: int, width: int, device: torch.device) -> Tensor:
     return torch.cat((canvas, reference))
 
 
-def flow_loss(model: nn.Module, x_0: Tensor, draw: Noise, condition: Conditioning, config: ObjectiveConfig) -> Tensor:
-    """Weighted mean squared error of the velocity, per sample [B] in float32.
+class Flow(NamedTuple):
+    """What a model's velocity comes to.
 
-    ``x_t = (1 - t) x_0 + t noise``, target ``noise - x_0``.
+    Attributes:
+        loss: weighted mean squared error of the velocity, per sample [B] in float32.
+        estimate: the canvases [B, 16, h, w] that it heads for, ``x_t - t velocity``, in float32.
     """
+
+    loss: Tensor
+    estimate: Tensor
+
+
+def flow_loss(model: nn.Module, x_0: Tensor, draw: Noise, condition: Conditioning, config: ObjectiveConfig) -> Flow:
+    """How far the model's velocity at ``x_t = (1 - t) x_0 + t noise`` is from ``noise - x_0``."""
     t = draw.t.view(-1, 1, 1, 1)
     x_t = (1 - t) * x_0 + t * draw.noise
-    velocity = predict_velocity(model, x_t, draw.t, condition)
-    error = (velocity.float() - (draw.noise - x_0).float()) ** 2 * region_weight(
-        x_0.shape, config.canvas_weight, x_0.device
-    )
+    velocity = predict_velocity(model, x_t, draw.t, condition).float()
+    error = (velocity - (draw.noise - x_0).float()) ** 2 * region_weight(x_0.shape, config.canvas_weight, x_0.device)
     loss = error.mean(dim=(1, 2, 3))
-    return loss * bell_weight(draw.t) if config.weighting == "bell" else loss
+    return Flow(loss * bell_weight(draw.t) if config.weighting == "bell" else loss, x_t - t * velocity)
 
 
 def region_weight(shape: tuple[int, ...], canvas_weight: float, device: torch.device) -> Tensor:

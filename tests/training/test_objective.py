@@ -63,12 +63,13 @@ def test_loss_is_the_weighted_velocity_error():
             return (super().forward(**kwargs)[0] * 0,)
 
     x_0, draw = torch.randn(2, 16, 4, 4), Noise(torch.randn(2, 16, 4, 4), torch.tensor([0.3, 0.9]))
-    error = ((draw.noise - x_0) ** 2).mean(dim=(1, 2, 3))
-    loss = flow_loss(Zero(), x_0, draw, condition(), ObjectiveConfig(weighting="none"))
+    error, t = ((draw.noise - x_0) ** 2).mean(dim=(1, 2, 3)), draw.t.view(-1, 1, 1, 1)
+    loss, estimate = flow_loss(Zero(), x_0, draw, condition(), ObjectiveConfig(weighting="none"))
     torch.testing.assert_close(loss, error)
-    loss = flow_loss(Zero(), x_0, draw, condition(), ObjectiveConfig(weighting="bell"))
+    torch.testing.assert_close(estimate, (1 - t) * x_0 + t * draw.noise)  # where no velocity leads on from
+    loss, _ = flow_loss(Zero(), x_0, draw, condition(), ObjectiveConfig(weighting="bell"))
     torch.testing.assert_close(loss, error * bell_weight(draw.t))
-    loss = flow_loss(Zero(), x_0, draw, condition(), ObjectiveConfig(weighting="none", canvas_weight=0.0))
+    loss, _ = flow_loss(Zero(), x_0, draw, condition(), ObjectiveConfig(weighting="none", canvas_weight=0.0))
     torch.testing.assert_close(loss, ((draw.noise - x_0) ** 2)[:, :, 2:, 2:].mean(dim=(1, 2, 3)))
 
 

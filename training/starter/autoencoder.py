@@ -94,10 +94,9 @@ class Trained(nn.Module):
         """
         latents = self.encode(images)
         disturbed = latents + _LATENT_NOISE * noise
-        decoded = self.decode(disturbed).float()
-        reconstruction = F.mse_loss(decoded, images) + 0.1 * F.l1_loss(decoded, images)
+        decoded = self.decode(disturbed)
         leak = self.leak(images, latents)
-        loss = reconstruction + 0.01 * spread(latents) + self.local * leak
+        loss = unlikeness(decoded, images) + 0.01 * spread(latents) + self.local * leak
         loss = loss + self.perceptual * self.difference(decoded, images)
         return {"loss": loss, "psnr": psnr(decoded, images).mean(), "leak": leak}
 
@@ -107,7 +106,11 @@ class Trained(nn.Module):
 
     def decode(self, latents: Tensor) -> Tensor:
         """Images of latents that lie on canvases of four."""
-        return split_canvases(self.decoder(make_canvases(torch.tanh(latents / 3) * 3)))
+        return split_canvases(self.pixels(make_canvases(latents)))
+
+    def pixels(self, latents: Tensor) -> Tensor:
+        """Images [B, 3, H, W] of latents [B, 16, H/8, W/8], each by itself."""
+        return self.decoder(torch.tanh(latents / 3) * 3).float()
 
     def leak(self, images: Tensor, latents: Tensor) -> Tensor:
         """Mean squared change of the latents of images when other images lie beside them."""
@@ -140,6 +143,11 @@ def spread(latents: Tensor) -> Tensor:
     """How far the channels of latents [B, C, h, w] are from mean 0 and variance 1: what flow matching expects."""
     channels = latents.transpose(0, 1).flatten(1)
     return (channels.mean(1) ** 2 + (channels.std(1) - 1) ** 2).mean()
+
+
+def unlikeness(images: Tensor, truth: Tensor) -> Tensor:
+    """How far images are from the truth by their pixels."""
+    return F.mse_loss(images, truth) + 0.1 * F.l1_loss(images, truth)
 
 
 def psnr(images: Tensor, truth: Tensor) -> Tensor:

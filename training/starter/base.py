@@ -11,29 +11,31 @@ It learns to edit on images alone first, one quadrant instead of a canvas: four 
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import AutoencoderTiny, FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from lorweb_core.canvas import MULTIPLE, stack_quadrants
+from lorweb_core.canvas import MULTIPLE
 
 from ..caches import describe_weights
 from ..config import ObjectiveConfig, OptimizerConfig
-from ..data import EmbeddingCache, Manifest, load_quadrants, square_canvas
+from ..data import Manifest
 from ..data.hashing import as_fraction, random_words
 from ..device import pick_device
 from ..encoders import EMBEDDED_PROMPTS, EmbeddedPrompts, LatentCoder
+from ..metrics import load_lpips
 from ..objective import Conditioning, Noise, draw_noise, flow_loss
+from .appearance import Appearance
 from .beginning import begin
 from .edits import EDITS, Edit, Parameters
 from .loop import LoopSettings, fit
+from .pool import LatentPool
 from .recipe import Recipe, tasks
 
 logger = logging.getLogger(__name__)
@@ -58,6 +60,9 @@ class BaseSettings:
         alone_told_parameters: how often such an image is told its edit with its parameters, as no example shows them.
         told_edit, told_family: how often a canvas is told the edit, or only its family; else it is told nothing.
         untold_right: how often the example of a canvas that is told nothing shows its edit, rather than another one.
+        perceptual: weight of LPIPS between the b' that the base heads for, decoded, and the true one. Where it is not
+            0, the decoder is trained as well: it learns to decode what the base makes.
+        lpips: the weights that ``training.lpips_weights`` reads.
         bf16: run the products in bfloat16, which takes two thirds of the time on processors that have it.
     """
 
@@ -73,6 +78,8 @@ class BaseSettings:
     told_edit: float = 0.5
     told_family: float = 0.15
     untold_right: float = 0.5
+    perceptual: float = 0.0
+    lpips: str = ""
     bf16: bool = True
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=20_000, batch=16))
     optimizer: OptimizerConfig = field(
@@ -170,47 +177,6 @@ class Base(nn.Module):
         pooled = self.pooled(spelled.to(self.instructions.weight.device)).cpu().contiguous()
         tensors = {"tokens": torch.zeros(len(pooled), 1, CONTEXT), "pooled": pooled}
         save_file(tensors, folder / EMBEDDED_PROMPTS, {"prompts": json.dumps(list(prompts))})
-
-
-class LatentPool:
-    """Latents of every pair in every quadrant where it can stand, so that any two pairs of a task make a canvas.
-
-    A quadrant is encoded inside a whole canvas, because the autoencoder looks over its edges. The latents lie where the
-    autoencoder does.
-
-    Args:
-        manifest: pairs whose tasks are named ``<edit>/<draw>``.
-        coder: the autoencoder. cache: folder that keeps the latents.
-    """
-
-    def __init__(self, manifest: Manifest, coder: LatentCoder, canvas: int, cache: Path, fingerprint: Mapping):
-        self.manifest, self.coder, self.geometry = manifest, coder, square_canvas(canvas)
-        store = EmbeddingCache(cache, {**fingerprint, "canvas": canvas})
-        keys = {f"{pair.before.key} {pair.after.key}": pair for pair in map(manifest.__getitem__, range(len(manifest)))}
-        store.get_or_build(keys.items(), self._encode, batch_size=16, label="encoding pairs")
-        rows = store.stack(list(keys))
-        self.reference, self.target = (rows[name].to(coder.vae.device) for name in ("reference", "target"))
-        self.tasks = {name: list(numbers) for name, numbers in manifest.tasks.items()}
-
-    def _encode(self, pairs: list) -> dict[str, Tensor]:
-        before, after = (
-            load_quadrants([getattr(pair, side) for pair in pairs], self.geometry) for side in ("before", "after")
-        )
-        canvases = stack_quadrants(before, after, before, before), stack_quadrants(before, after, before, after)
-        return dict(zip(("reference", "target"), map(self.coder.encode, canvases)))
-
-    def canvases(self, examples: Tensor, answers: Tensor) -> tuple[Tensor, Tensor]:
-        """(reference, target) latents [B, 16, h, w] of analogies between pairs given by number [B]."""
-        reference, target = self.reference[answers].clone(), self.target[answers].clone()
-        half = reference.shape[-2] // 2
-        reference[:, :, :half] = self.reference[examples][:, :, :half]
-        target[:, :, :half] = self.target[examples][:, :, :half]
-        return reference, target
-
-    def images(self, answers: Tensor) -> tuple[Tensor, Tensor]:
-        """(reference, target) latents [B, 16, h/2, w/2] of the bottom-right quadrants alone."""
-        half = self.reference.shape[-1] // 2
-        return tuple(latents[answers][:, :, half:, half:] for latents in (self.reference, self.target))
 
 
 @dataclass
@@ -315,7 +281,7 @@ def train_base(run: Path, manifest: Path, recipe: Path, settings: BaseSettings) 
         recipe: what the pairs were drawn from; it knows their parameters.
 
     Raises:
-        ValueError: when there is no autoencoder yet, or the pairs are not the recipe's.
+        ValueError: when there is no autoencoder yet, the pairs are not the recipe's, or LPIPS weights cannot be read.
         DataError: for a manifest that cannot be used.
     """
     vae = run / "autoencoder" / "vae"
@@ -330,14 +296,22 @@ def train_base(run: Path, manifest: Path, recipe: Path, settings: BaseSettings) 
             f"{manifest}: {recipe} does not draw its task {strange}; prepare the manifest from that recipe"
         )
     curriculum = Curriculum(pool.tasks, parameters, settings)
-    base = fit_base(run / "base", pool, curriculum)
+    autoencoder = AutoencoderTiny.from_pretrained(vae).to(coder.vae.device)
+    appearance = None
+    if settings.perceptual:
+        lpips = load_lpips(Path(settings.lpips), run).to(coder.vae.device)
+        appearance = Appearance(autoencoder, lpips, settings.perceptual)
+    base = fit_base(run / "base", pool, curriculum, appearance)
     base.save(run / "base" / "base", curriculum.prompts(), settings.objective.shift)
-    shutil.copytree(vae, run / "base" / "base" / "vae", dirs_exist_ok=True)
+    autoencoder.save_pretrained(run / "base" / "base" / "vae")
     return base
 
 
 class Sample(NamedTuple):
-    """What a step is made of: pair numbers [B], what is told, whether it is an edit or a family [B], noise."""
+    """What a step is made of: pair numbers [B], what is told, whether it is an edit or a family [B], noise.
+
+    The true b' [B, 3, H, W] is empty where nothing looks at it.
+    """
 
     examples: Tensor
     answers: Tensor
@@ -345,9 +319,10 @@ class Sample(NamedTuple):
     told: Tensor
     noise: Tensor
     times: Tensor
+    truth: Tensor
 
 
-def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum) -> Base:
+def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum, appearance: Appearance | None = None) -> Base:
     """Train a base on a pool of latents, where they lie."""
     settings, device = curriculum.settings, pool.target.device
     base = Base(settings, curriculum.names())
@@ -367,7 +342,8 @@ def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum) -> Base:
         draw = noise_of(settings, shape, len(lessons), step)
         numbers = torch.tensor([(lesson.example, lesson.answer) for lesson in lessons])
         told = torch.tensor([float(len(lesson.told) > 1) for lesson in lessons])
-        return Sample(*numbers.T, base.spell([lesson.told for lesson in lessons]), told, draw.noise, draw.t)
+        truth = torch.empty(0) if appearance is None else pool.pictures([lesson.answer for lesson in lessons])
+        return Sample(*numbers.T, base.spell([lesson.told for lesson in lessons]), told, draw.noise, draw.t, truth)
 
     def losses(drawn: Sample) -> dict[str, Tensor]:
         is_alone = drawn.noise.shape[-1] < width
@@ -375,11 +351,17 @@ def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum) -> Base:
         reference, target = latents
         condition, draw = base.tell(drawn.spelled, reference), Noise(drawn.noise, drawn.times)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            loss = flow_loss(base.transformer, target, draw, condition, whole if is_alone else settings.objective)
-        told, untold = ((loss * share).sum() / share.sum() for share in (drawn.told, 1 - drawn.told))
-        return {"loss": loss.mean(), "told": told, "untold": untold}
+            objective = whole if is_alone else settings.objective
+            flow, estimate = flow_loss(base.transformer, target, draw, condition, objective)
+            looks = () if appearance is None else appearance(estimate, drawn.truth)
+        told, untold = ((flow * share).sum() / share.sum() for share in (drawn.told, 1 - drawn.told))
+        values = {"loss": flow.mean(), "told": told, "untold": untold}
+        if looks:
+            values |= {"loss": values["loss"] + looks[0], "lpips": looks[1]}
+        return values
 
-    fit(run, base, sample, losses, settings.loop, settings.optimizer)
+    trained = base if appearance is None else nn.ModuleList((base, appearance))
+    fit(run, trained, sample, losses, settings.loop, settings.optimizer)
     return base
 
 

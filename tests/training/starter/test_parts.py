@@ -101,6 +101,18 @@ def test_a_base_begins_with_the_weights_and_the_words_it_is_given(made, tmp_path
     torch.testing.assert_close(same_words, words)
 
 
+def test_a_base_that_is_looked_at_trains_its_decoder_and_leaves_latents_alone(made, lpips_weights, tmp_path):
+    run, manifest = made
+    shutil.copytree(run / "autoencoder" / "vae", tmp_path / "autoencoder" / "vae")
+    looking = "base.perceptual=0.5", f"base.lpips={lpips_weights[1]}"
+    run_part("base", tmp_path, manifest, "base.alone=1", "base.alone_batch=3", *looking)
+    vae = "vae/diffusion_pytorch_model.safetensors"
+    before, after = (load_file(folder / "base" / "base" / vae) for folder in (run, tmp_path))
+    changed = {name for name in before if not torch.equal(before[name], after[name])}
+    assert changed and all(name.startswith("decoder.") for name in changed)
+    assert all(float(row["lpips"]) > 0 for row in read_metrics(tmp_path / "base" / "metrics.csv"))
+
+
 def test_a_base_that_was_told_other_edits_is_no_beginning(made, tmp_path, caplog):
     run, _ = made
     recipe, manifest = tmp_path / "recipe.yaml", tmp_path / "pairs.jsonl"
