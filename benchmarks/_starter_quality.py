@@ -16,13 +16,13 @@ from training.starter.edits import TRAINING_EDITS
 from training.validation import answer_of
 
 from ._intervals import mean, ratio, share
-from ._starter_setting import SETS, SHIPPED, SINGLE, Setting, family_of
+from ._starter_setting import LPIPS_VGG, SETS, SHIPPED, SINGLE, Setting, family_of
 
 TOLD, DECODED = "the base, told the edit", "the true b', decoded"
 ASKED = f"{SHIPPED}, asked for the edit from b to the true b'"
 # The claims are about these two.
 _CLAIMED = SETS[:2]
-_ANSWERS = "nearer than b", "PSNR (dB)", "LPIPS", "LPIPS / copying b"
+_ANSWERS = "nearer than b", "PSNR (dB)", "LPIPS", "LPIPS / copying b", "by VGG"
 _DUEL = f"better than {SINGLE}", f"dB over {SINGLE}"
 
 
@@ -124,15 +124,15 @@ def contestants(found: list[Analogy]) -> dict[str, tuple[str, ...]]:
 def _answers(found: list[Analogy], name: str) -> tuple[str, ...]:
     psnr, copied = _values(found, name, "psnr"), _values(found, COPY, "psnr")
     nearer = "–" if name == COPY else _percent([mine > its for mine, its in zip(psnr, copied)])
-    return nearer, f"{mean(psnr):.2f}", *_perceptual(found, name)
+    lpips = _values(found, name, "lpips")
+    seen = "–" if None in lpips else f"{mean(lpips):.3f}"
+    return nearer, f"{mean(psnr):.2f}", seen, *(_of_copying(found, name, metric) for metric in ("lpips", LPIPS_VGG))
 
 
-def _perceptual(found: list[Analogy], name: str) -> tuple[str, str]:
-    """LPIPS, and its ratio to copying b."""
-    lpips, copied = _values(found, name, "lpips"), _values(found, COPY, "lpips")
-    if None in lpips:
-        return "–", "–"
-    return f"{mean(lpips):.3f}", "1" if name == COPY else f"{ratio(lpips, copied):.2f}"
+def _of_copying(found: list[Analogy], name: str, metric: str) -> str:
+    """The ratio of a distance to that of copying b."""
+    values, copied = _values(found, name, metric), _values(found, COPY, metric)
+    return "–" if None in values else "1" if name == COPY else f"{ratio(values, copied):.2f}"
 
 
 def _duel(found: list[Analogy], name: str) -> tuple[str, str]:

@@ -1,8 +1,12 @@
 """What the starter is measured on: its parts, the rival banks, the held-out analogies."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from benchmarks._measure import print_table
 from lorweb_core import BasisBank
@@ -11,15 +15,31 @@ from training.config import Config, load_config
 from training.data import AnalogyDataset, Manifest
 from training.device import pick_device
 from training.evaluate import Evaluation
+from training.metrics import make_lpips
 from training.setup import analogies
 from training.starter.base import edit_of
 from training.starter.edits import COMPOSITIONS, EDITS
+from training.validation import answer_of
 
 CONFIG = Path("training/configs/starter.yaml")
 SHIPPED = "starter"
+LPIPS_VGG = "lpips_vgg"
 SINGLE = "lora"  # the rival with N = 1: one LoRA with as many parameters
 # The last one is what was trained on, for comparison.
 SETS = ("held_out_photographs", "held_out_edits", "held_out_parameters", "compositions", "training")
+
+
+class TwiceSeen(Evaluation):
+    """Answers are also looked at through VGG-16: the starter was trained to please LPIPS through AlexNet."""
+
+    def __init__(self, config: Config, banks: Mapping[str, BasisBank], lpips: Path | None, device: torch.device):
+        super().__init__(config, banks, lpips, device)
+        self.vgg = make_lpips(lpips, Path(config.run) / "lpips", device, "vgg") if lpips else None
+
+    def measure(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
+        """Every metric of one answer."""
+        vgg = self.vgg(answer_of(item["target"]), predicted) if self.vgg else None
+        return {**super().measure(item, predicted), LPIPS_VGG: vgg}
 
 
 @dataclass
@@ -56,10 +76,10 @@ class Setting:
         """The shipped bank or a rival."""
         return BasisBank.load(self.starter / "bank.safetensors" if name == SHIPPED else self.banks[name])
 
-    def evaluation(self, *rivals: str) -> Evaluation:
+    def evaluation(self, *rivals: str) -> "TwiceSeen":
         """The base with the shipped bank and rivals on it."""
         banks = {name: self.bank(name) for name in (SHIPPED, *rivals)}
-        return Evaluation(self.config(), banks, self.lpips, pick_device())
+        return TwiceSeen(self.config(), banks, self.lpips, pick_device())
 
     def dataset(self, name: str) -> AnalogyDataset:
         """The analogies of a set, whose images are drawn where they are not there yet.

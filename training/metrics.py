@@ -18,8 +18,11 @@ _IDENTICAL_PSNR = 100.0  # of images without any difference, in dB
 Distance = Callable[[Tensor, Tensor], float]
 
 
-def load_lpips(weights: Path, cache: Path) -> nn.Module:
-    """LPIPS (AlexNet, version 0.1) as a network of image batches [B, 3, H, W] in -1..1.
+def load_lpips(weights: Path, cache: Path, net: str = "alex") -> nn.Module:
+    """LPIPS (version 0.1) as a network of image batches [B, 3, H, W] in -1..1.
+
+    Args:
+        weights, cache, net: see ``load_lpips_weights``.
 
     Raises:
         ValueError: when the lpips package is missing or the weights cannot be read.
@@ -28,21 +31,21 @@ def load_lpips(weights: Path, cache: Path) -> nn.Module:
         import lpips
     except ImportError as error:
         raise ValueError(f"LPIPS needs the package lpips: pip install lpips ({error})") from error
-    model = lpips.LPIPS(net="alex", pretrained=False, pnet_rand=True, verbose=False)
-    state = load_lpips_weights(weights, cache)
+    model = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    state = load_lpips_weights(weights, cache, net)
     # The package holds its linear layers under two names.
     state |= {f"lins.{name[3:]}": value for name, value in state.items() if name.startswith("lin")}
     model.load_state_dict({**model.scaling_layer.state_dict(prefix="scaling_layer."), **state})
     return model.requires_grad_(False)
 
 
-def make_lpips(weights: Path, cache: Path, device: torch.device) -> Distance:
+def make_lpips(weights: Path, cache: Path, device: torch.device, net: str = "alex") -> Distance:
     """LPIPS of two images [H, W, 3] in 0..1.
 
     Raises:
         ValueError: as ``load_lpips``.
     """
-    model = load_lpips(weights, cache).to(device)
+    model = load_lpips(weights, cache, net).to(device)
 
     @torch.no_grad()
     def distance(one: Tensor, other: Tensor) -> float:

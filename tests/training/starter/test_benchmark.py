@@ -13,7 +13,7 @@ from benchmarks._starter_coefficients import nearest_neighbours, rising, two_tas
 from benchmarks._starter_quality import Analogy, contestants
 from benchmarks._starter_rivals import RIVALS, trained_steps
 from benchmarks._starter_samplers import difference
-from benchmarks._starter_setting import CONFIG, SETS, SHIPPED, SINGLE, family_of
+from benchmarks._starter_setting import CONFIG, LPIPS_VGG, SETS, SHIPPED, SINGLE, family_of
 from training.config import load_config
 from training.evaluate import COPY
 from training.starter.base import edit_of
@@ -80,15 +80,17 @@ def test_blends_are_of_two_edits(tmp_path):
 def test_figures_of_answers():
     def analogy(copied, shipped, single):
         psnr = {COPY: copied, SHIPPED: shipped, SINGLE: single}
-        return Analogy("invert/00", {name: {"psnr": value, "lpips": 40 / value} for name, value in psnr.items()})
+        return Analogy(
+            "invert/00", {name: {"psnr": value, "lpips": 40 / value, LPIPS_VGG: 1.0} for name, value in psnr.items()}
+        )
 
     found = [analogy(10, 20, 18), analogy(20, 10, 12), analogy(10, 20, 12), analogy(10, 20, 20)]
     found[0].answers["now and then"] = {"psnr": 1.0, "lpips": 1.0}
     table = contestants(found)
     assert list(table) == [COPY, SHIPPED, SINGLE]
-    nearer, psnr, lpips, ratio_to_copy, better, gain = (cell.split(" (")[0] for cell in table[SHIPPED])
+    nearer, psnr, lpips, ratio_to_copy, by_vgg, better, gain = (cell.split(" (")[0] for cell in table[SHIPPED])
     assert (nearer, psnr, lpips) == ("75.0%", "17.50", "2.500")
-    assert ratio_to_copy == f"{2.5 / 3.5:.2f}"
+    assert ratio_to_copy == f"{2.5 / 3.5:.2f}" and by_vgg == "1.00"
     assert (better, gain) == ("50.0%", "+2.00")  # a draw is no win
     assert table[SINGLE][-2:] == ("–", "–") and table[COPY][0] == "–"
 
