@@ -70,7 +70,7 @@ def fit(
         evaluate: numbers for ``evaluation.csv``, called at every checkpoint.
 
     Raises:
-        ValueError: when the loss is no longer a number.
+        ValueError: when the loss is no longer a number, or the checkpoint is of a run with other settings.
     """
     run.mkdir(parents=True, exist_ok=True)
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
@@ -115,7 +115,13 @@ def _resume(checkpoints: Checkpoints, module: nn.Module, optimizer: Optimizer, s
     if not newest:
         return 0
     tensors, state = checkpoints.load(newest[0])
-    module.load_state_dict(tensors["weights"])
+    try:
+        module.load_state_dict(tensors["weights"])
+    except RuntimeError as error:
+        raise ValueError(
+            f"{checkpoints.folder}: the checkpoint of step {newest[0]} is of a run with other settings; give another"
+            f" run=..., or the settings that this one began with ({str(error).splitlines()[-1].strip()})"
+        ) from error
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors["optimizer"].items():
         number, name = key.split(".", 1)

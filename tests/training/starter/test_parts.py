@@ -76,6 +76,15 @@ def test_an_interrupted_part_ends_as_one_that_never_was_whoever_draws(made, tmp_
     assert [row["step"] for row in read_metrics(tmp_path / "encoder" / "metrics.csv")] == ["1", "2"]
 
 
+def test_a_checkpoint_of_other_settings_is_refused(made, tmp_path, caplog):
+    _, manifest = made
+    run_part("encoder", tmp_path, manifest)
+    settings = [f"run={tmp_path}", f"manifest={manifest}", "encoder.loop.steps=3", "encoder.width=64"]
+    assert starter.main(["encoder", *settings]) == 1
+    folder = tmp_path / "encoder" / "checkpoints"
+    assert f"{folder}: the checkpoint of step 2 is of a run with other settings; give another run=" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("part", "weights"),
     [("autoencoder", "vae/diffusion_pytorch_model.safetensors"), ("encoder", "encoder/model.safetensors")],
