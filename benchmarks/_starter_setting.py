@@ -76,7 +76,7 @@ class Setting:
         """The shipped bank or a rival."""
         return BasisBank.load(self.starter / "bank.safetensors" if name == SHIPPED else self.banks[name])
 
-    def evaluation(self, *rivals: str) -> "TwiceSeen":
+    def evaluation(self, *rivals: str) -> TwiceSeen:
         """The base with the shipped bank and rivals on it."""
         banks = {name: self.bank(name) for name in (SHIPPED, *rivals)}
         return TwiceSeen(self.config(), banks, self.lpips, pick_device())
