@@ -29,8 +29,8 @@ from ..data import Manifest
 from ..data.hashing import as_fraction, random_words
 from ..device import pick_device
 from ..encoders import EMBEDDED_PROMPTS, EmbeddedPrompts, LatentCoder
-from ..metrics import load_lpips
 from ..objective import Conditioning, Noise, draw_noise, flow_loss
+from ..perception import perceptual_network
 from .appearance import Appearance
 from .beginning import begin
 from .edits import EDITS, Edit, Parameters
@@ -60,9 +60,8 @@ class BaseSettings:
         alone_told_parameters: how often such an image is told its edit with its parameters, as no example shows them.
         told_edit, told_family: how often a canvas is told the edit, or only its family; else it is told nothing.
         untold_right: how often the example of a canvas that is told nothing shows its edit, rather than another one.
-        perceptual: weight of LPIPS between the b' that the base heads for, decoded, and the true one. Where it is not
-            0, the decoder is trained as well: it learns to decode what the base makes.
-        lpips: the weights that ``training.lpips_weights`` reads.
+        objective: LPIPS in it is to the true picture, not to the decoded one, and trains the decoder as well: that
+            learns to decode what the base makes.
         bf16: run the products in bfloat16, which takes two thirds of the time on processors that have it.
     """
 
@@ -78,8 +77,6 @@ class BaseSettings:
     told_edit: float = 0.5
     told_family: float = 0.15
     untold_right: float = 0.5
-    perceptual: float = 0.0
-    lpips: str = ""
     bf16: bool = True
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=20_000, batch=16))
     optimizer: OptimizerConfig = field(
@@ -297,10 +294,8 @@ def train_base(run: Path, manifest: Path, recipe: Path, settings: BaseSettings) 
         )
     curriculum = Curriculum(pool.tasks, parameters, settings)
     autoencoder = AutoencoderTiny.from_pretrained(vae).to(coder.vae.device)
-    appearance = None
-    if settings.perceptual:
-        lpips = load_lpips(Path(settings.lpips), run).to(coder.vae.device)
-        appearance = Appearance(autoencoder, lpips, settings.perceptual)
+    lpips = perceptual_network(settings.objective, run)
+    appearance = lpips and Appearance(autoencoder, lpips.to(coder.vae.device), settings.objective.perceptual)
     base = fit_base(run / "base", pool, curriculum, appearance)
     base.save(run / "base" / "base", curriculum.prompts(), settings.objective.shift)
     autoencoder.save_pretrained(run / "base" / "base" / "vae")
@@ -353,11 +348,12 @@ def fit_base(run: Path, pool: LatentPool, curriculum: Curriculum, appearance: Ap
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
             objective = whole if is_alone else settings.objective
             flow, estimate = flow_loss(base.transformer, target, draw, condition, objective)
-            looks = () if appearance is None else appearance(estimate, drawn.truth)
+            seen = None if appearance is None else appearance(estimate, drawn.truth)
         told, untold = ((flow * share).sum() / share.sum() for share in (drawn.told, 1 - drawn.told))
         values = {"loss": flow.mean(), "told": told, "untold": untold}
-        if looks:
-            values |= {"loss": values["loss"] + looks[0], "lpips": looks[1]}
+        if seen is not None:
+            unlike, values["lpips"] = seen
+            values["loss"] = values["loss"] + unlike
         return values
 
     trained = base if appearance is None else nn.ModuleList((base, appearance))

@@ -113,7 +113,7 @@ def test_a_base_begins_with_the_weights_and_the_words_it_is_given(made, tmp_path
 def test_a_base_that_is_looked_at_trains_its_decoder_and_leaves_latents_alone(made, lpips_weights, tmp_path):
     run, manifest = made
     shutil.copytree(run / "autoencoder" / "vae", tmp_path / "autoencoder" / "vae")
-    looking = "base.perceptual=0.5", f"base.lpips={lpips_weights[1]}"
+    looking = "base.objective.perceptual=0.5", f"base.objective.lpips={lpips_weights[1]}"
     run_part("base", tmp_path, manifest, "base.alone=1", "base.alone_batch=3", *looking)
     vae = "vae/diffusion_pytorch_model.safetensors"
     before, after = (load_file(folder / "base" / "base" / vae) for folder in (run, tmp_path))
