@@ -138,10 +138,13 @@ class MixingCoefficients:
         return replace(self, values=values)
 
     def entropy(self) -> Tensor:
-        """Entropy in nats of the shares |c| / sum|c| per layer: [L] or [batch, L]; 0 for a layer of zeros."""
+        """Entropy in nats of the shares |c| / sum|c| per layer: [L] or [batch, L]; 0 for a layer of zeros.
+
+        Its gradient is finite everywhere: at a share of 0, which a softmax rounds small ones to, it is taken as 0.
+        """
         magnitude = self.values.abs()
         shares = magnitude / magnitude.sum(dim=-1, keepdim=True).clamp_min(torch.finfo(magnitude.dtype).tiny)
-        return torch.special.entr(shares).sum(dim=-1)
+        return torch.special.entr(torch.where(shares > 0, shares, 1.0)).sum(dim=-1)
 
     def effective_number(self) -> Tensor:
         """How many basis elements a layer uses in effect, exp(entropy): from 1 to N. [L] or [batch, L]."""

@@ -152,7 +152,7 @@ class Trainer:
             self.tuner.coefficients, tuple(self.tuner.tuner_layers), self.tuner.bank_config.softmax
         )
         entropy = coefficients.entropy().mean()
-        loss = flow - config.entropy * entropy
+        loss = flow - config.entropy * entropy if config.entropy else flow
         if config.balance:
             loss = loss + config.balance * imbalance(coefficients)
         metrics = {"loss": flow, "entropy": entropy, "effective_number": coefficients.effective_number().mean()}

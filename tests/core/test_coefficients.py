@@ -136,6 +136,12 @@ def test_operations_leave_the_original():
     assert torch.equal(c.values, before)
 
 
+def test_entropy_has_a_gradient_where_the_softmax_rounds_shares_to_zero():
+    logits = torch.tensor([[200.0, 0.0, -1.0], [1.0, 1.0, 0.0]], requires_grad=True)
+    MixingCoefficients(logits.softmax(-1), ("x", "y"), softmax=True).entropy().sum().backward()
+    assert logits.grad.isfinite().all() and logits.grad[0].abs().max() == 0 and logits.grad[1].abs().min() > 0
+
+
 def test_entropy_and_effective_number():
     even = MixingCoefficients(torch.full((1, 8), 1 / 8), ("x",))
     one = MixingCoefficients(torch.eye(8)[:1], ("x",))
