@@ -88,7 +88,7 @@ class Batches:
     def _encode(self, columns: Columns) -> Batch:
         positions, seed = columns["index"], self.config.train.seed
         reference, target = self.encoding.latents(columns)
-        generators = [torch.Generator().manual_seed(random_words("noise", seed, i)[0] >> 1) for i in positions]
+        generators = [_generator("noise", seed, i) for i in positions]
         draw = draw_noise(tuple(target.shape[1:]), generators, self.config.objective)
         draw = Noise(draw.noise.to(self.device), draw.t.to(self.device))
         condition = self.condition(
@@ -104,11 +104,40 @@ class Batches:
             reference=reference.to(self.device, self.dtype),
             prompt=tokens.to(self.device, self.dtype),
             pooled=pooled.to(self.device, self.dtype),
-            query=self.encoding.query(columns).to(self.device),
+            query=self._query(columns).to(self.device),
             guidance=None if self.guidance is None else torch.full((batch,), self.guidance, device=self.device),
         )
+
+    def _query(self, columns: Columns) -> Tensor:
+        """Analogy queries [B, q]: of the example pairs, or drawn anew from several of each task (``data.examples``)."""
+        if "example_keys" not in columns:
+            return self.encoding.query(columns)
+        rows = zip(columns["index"], columns["example_keys"], columns["image_keys"])
+        return torch.stack([self._drawn_query(*row) for row in rows])
+
+    def _drawn_query(self, position: int, examples: Sequence[tuple[str, str]], image_keys: tuple[str, ...]) -> Tensor:
+        *_, b = image_keys
+        queries = self.encoding.query({"image_keys": [(*pair, b) for pair in examples]})
+        return draw_query(queries, _generator("query", self.config.train.seed, position))
 
     def _caption(self, position: int, prompt: str) -> str:
         """The prompt, or nothing with the chance ``objective.caption_dropout``."""
         drop = self.config.objective.caption_dropout
         return "" if drop and uniform("caption", self.config.train.seed, position) < drop else prompt
+
+
+def draw_query(queries: Tensor, generator: torch.Generator) -> Tensor:
+    """A query [q] as of one more example, of the Gaussian that the queries [n, q] of n examples of a task are of.
+
+    Training that meets such a query in place of an example's own meets none twice, so it cannot learn by heart what in
+    an example's query is of its pictures and not of the edit. Around the mean of n, whose variance is 1/n of that of
+    one, the rest of it is 1 - 1/n of their unbiased covariance: sum g_i (q_i - mean) / sqrt(n), with g_i of variance 1.
+    A single example stays what it is.
+    """
+    mean = queries.mean(0)
+    weights = torch.randn(len(queries), generator=generator)
+    return mean + weights @ (queries - mean) / len(queries) ** 0.5
+
+
+def _generator(stream: str, seed: int, position: int) -> torch.Generator:
+    return torch.Generator().manual_seed(random_words(stream, seed, position)[0] >> 1)

@@ -79,6 +79,7 @@ class DataConfig:
     prompt_tokens: int = 512
     cache: str | None = None
     cache_latents: int = 0
+    examples: int = 1
 
 
 @dataclass
@@ -185,7 +186,7 @@ _CHOICES = {
 _AT_LEAST = {
     "train.steps": 1, "train.batch": 1, "train.accumulate": 1, "checkpoint.every": 1, "checkpoint.keep": 1,
     "log.every": 1, "data.workers": 0,
-    "data.prompt_tokens": 1, "data.cache_latents": 0, "data.canvas": 32, "objective.entropy": 0,
+    "data.prompt_tokens": 1, "data.cache_latents": 0, "data.canvas": 32, "data.examples": 1, "objective.entropy": 0,
     "objective.balance": 0, "objective.canvas_weight": 0, "objective.perceptual": 0, "objective.shift": 1,
     "optimizer.lr": 0, "optimizer.warmup": 0, "optimizer.clip": 0,
     "validation.every": 0, "validation.analogies": 1, "validation.steps": 1,
@@ -264,6 +265,10 @@ def _check(tree: DictConfig) -> None:
             raise ValueError(f"{key} is {OmegaConf.select(tree, key)}; expected at least {least}")
     if tree.data.cache_latents and not tree.data.cache:
         raise ValueError("data.cache_latents needs a folder to keep the latents in; set data.cache")
+    if tree.data.examples > 1 and not (tree.data.cache and QUERY_MODES[tree.bank.query_mode].composite is None):
+        raise ValueError(
+            "data.examples above 1 needs embeddings of single images: set data.cache and such a query_mode"
+        )
     for key in _FRACTIONS:
         if not 0 <= OmegaConf.select(tree, key) <= 1:
             raise ValueError(f"{key} is {OmegaConf.select(tree, key)}; expected 0 to 1")

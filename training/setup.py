@@ -93,7 +93,9 @@ def make_encoding(config: Config, device: torch.device, manifest: Manifest, trai
 
 def training_items(config: Config, training: AnalogyDataset, encoding: Encoding) -> Dataset:
     """The items that are trained on, without images where caches make them needless."""
-    items = AnalogyDataset(training.sampler, training.geometry, training.fit, pixels=encoding.needs_pixels)
+    items = AnalogyDataset(
+        training.sampler, training.geometry, training.fit, encoding.needs_pixels, config.data.examples
+    )
     return Repeated(items, config.data.cache_latents) if config.data.cache_latents else items
 
 

@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from training.batches import Batches, Share
+from training.batches import Batches, Share, draw_query
 from training.config import load_config
 from training.setup import analogies, load_data, make_encoding, training_items
 
@@ -57,6 +57,26 @@ def test_workers_give_what_the_process_itself_gives(make_batches):
     settings = ["data.cache_latents=0", "data.swap=0.5"]
     drawn = [list(islice(make_batches(*settings, f"data.workers={n}").from_step(1), 2)) for n in (0, 2)]
     assert all(equal(*pair) for pair in zip(*drawn))
+
+
+def test_queries_of_several_examples_are_drawn_anew_each_time(make_batches):
+    settings = ["data.cache_latents=4", "data.examples=3"]
+    first, _, again = islice(make_batches(*settings).from_step(0), 3)
+    assert torch.equal(first.latents, again.latents) and not torch.equal(first.condition.query, again.condition.query)
+    assert equal(first, next(make_batches(*settings).from_step(0)))
+    own = next(make_batches("data.cache_latents=4").from_step(0))
+    assert torch.equal(first.latents, own.latents) and torch.equal(first.draw.noise, own.draw.noise)
+    cosines = torch.cosine_similarity(first.condition.query, own.condition.query)
+    assert first.condition.query.shape == own.condition.query.shape and cosines.min() > 0.5
+
+
+def test_drawn_queries_lie_about_the_mean_as_a_further_example_would():
+    generator = torch.Generator().manual_seed(0)
+    queries = torch.randn(400, 3, 2, generator=generator) * torch.tensor([1.0, 3.0]) + torch.tensor([5.0, -2.0])
+    drawn = torch.stack([draw_query(examples, generator) for examples in queries for _ in range(50)])
+    torch.testing.assert_close(drawn.mean(0), torch.tensor([5.0, -2.0]), rtol=0, atol=0.3)
+    torch.testing.assert_close(drawn.std(0), torch.tensor([1.0, 3.0]), rtol=0.1, atol=0)
+    assert torch.equal(draw_query(queries[0, :1], generator), queries[0, 0])
 
 
 def test_captions_are_dropped_at_the_set_rate(make_batches):

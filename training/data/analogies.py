@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -75,14 +76,31 @@ class AnalogySampler:
 
     def __getitem__(self, index: int) -> Analogy:
         """The analogy at a position (0, 1, 2, ...)."""
+        numbers, first, second, swapped = self._draw(index)
+        example, answer = (self._pair(numbers[place], swapped) for place in (first, second))
+        return Analogy(example, answer, int(index))
+
+    def examples(self, index: int, most: int) -> list[Pair]:
+        """Up to ``most`` pairs that show the edit of the analogy at a position: its own example, and others of the task
+        that are not its answer.
+        """
+        numbers, first, second, swapped = self._draw(index)
+        others = [place for place in range(len(numbers)) if place not in (first, second)]
+        seed, *_ = random_words("examples", self.seed, int(index))
+        chosen = random.Random(seed).sample(others, min(most - 1, len(others)))
+        return [self._pair(numbers[place], swapped) for place in sorted((first, *chosen))]
+
+    def _draw(self, index: int) -> tuple[Sequence[int], int, int, bool]:
+        """The pairs of a task, the places of the example and of the answer among them, whether they are swapped."""
         which, first, second, coin = random_words("analogy", self.seed, int(index))
         numbers, first = self._draw_first(which, first)
         second %= len(numbers) - 1
         second += second >= first  # skips the first pair, so that every other one is equally likely
-        example, answer = self.manifest[numbers[first]], self.manifest[numbers[second]]
-        if as_fraction(coin) < self.swap:
-            example, answer = example.swapped(), answer.swapped()
-        return Analogy(example, answer, int(index))
+        return numbers, first, second, as_fraction(coin) < self.swap
+
+    def _pair(self, number: int, swapped: bool) -> Pair:
+        pair = self.manifest[number]
+        return pair.swapped() if swapped else pair
 
     def _draw_first(self, which: int, first: int) -> tuple[Sequence[int], int]:
         """The pairs of a task, and the place of the example pair among them."""
@@ -124,8 +142,8 @@ def load_quadrants(images: Sequence[ImageRef], geometry: CanvasGeometry, fit: st
 class AnalogyDataset(Dataset):
     """Analogies as tensors, by position in the sampler. Endless: give the DataLoader a sampler of positions.
 
-    An item holds ``index``, ``task``, ``prompt``, ``analogy_key``, ``image_keys`` (of a, a', b) and, with
-    ``pixels``, float tensors in 0..1:
+    An item holds ``index``, ``task``, ``prompt``, ``analogy_key``, ``image_keys`` (of a, a', b), with ``examples`` also
+    ``example_keys`` (of a and a' of each) and, with ``pixels``, float tensors in 0..1:
 
     - ``reference`` [H, W, 3]: the canvas a | a' over b | b;
     - ``target`` [H, W, 3]: the canvas a | a' over b | b';
@@ -136,10 +154,18 @@ class AnalogyDataset(Dataset):
         fit: how images of another shape come into a quadrant: "crop", "pad" or "stretch". A batch needs one shape, so
             b is fitted too.
         pixels: False leaves the images on disk, for training from caches alone.
+        examples: how many pairs of the task may stand for the example, where it is more than the example alone.
     """
 
-    def __init__(self, sampler: AnalogySampler, geometry: CanvasGeometry, fit: str = "crop", pixels: bool = True):
-        self.sampler, self.geometry, self.fit, self.pixels = sampler, geometry, fit, pixels
+    def __init__(
+        self,
+        sampler: AnalogySampler,
+        geometry: CanvasGeometry,
+        fit: str = "crop",
+        pixels: bool = True,
+        examples: int = 1,
+    ):
+        self.sampler, self.geometry, self.fit, self.pixels, self.examples = sampler, geometry, fit, pixels, examples
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The item at a position.
@@ -156,6 +182,9 @@ class AnalogyDataset(Dataset):
             "analogy_key": analogy.key,
             "image_keys": (example.before.key, example.after.key, answer.before.key),
         }
+        if self.examples > 1:
+            pairs = self.sampler.examples(index, self.examples)
+            item["example_keys"] = [(pair.before.key, pair.after.key) for pair in pairs]
         if self.pixels:
             item |= self._canvases(example, answer)
         return item

@@ -70,6 +70,22 @@ def test_swapping_turns_both_pairs_and_drops_the_prompt(manifest):
     assert 70 < sum(half[i] == swapped[i] for i in range(200)) < 130
 
 
+def test_examples_are_of_the_task_and_never_the_answer(manifest):
+    loaded = manifest({"a": 2, "b": 4, "c": 9})
+    sampler, seen = AnalogySampler(loaded, seed=3, swap=0.5), set()
+    for i in range(300):
+        analogy, examples = sampler[i], sampler.examples(i, 4)
+        pairs = len(loaded.tasks[analogy.answer.task])
+        assert analogy.example in examples and analogy.answer not in examples
+        assert len(set(examples)) == len(examples) == min(4, pairs - 1)
+        assert {(pair.task, pair.prompt == "") for pair in examples} == {
+            (analogy.answer.task, analogy.answer.prompt == "")
+        }
+        assert sampler.examples(i, 1) == [analogy.example]
+        seen |= {pair.before for pair in examples if pair.task == "c"}
+    assert len(seen) == 18  # of both directions
+
+
 def test_a_position_is_the_whole_state(manifest):
     loaded = manifest({"a": 5, "b": 5})
     whole = [AnalogySampler(loaded, seed=7, swap=0.5)[i] for i in range(100)]
