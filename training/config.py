@@ -55,10 +55,11 @@ class BankSettings:
     query_mode: str = "cat-aa'b"
     encoder: str = "openai/clip-vit-large-patch14"
     targets: str = FLUX_TARGETS
+    start: str = ""
 
     def resolve(self, embedding_dim: int, base_model: str, encoder: str) -> BankConfig:
         """The bank's own configuration, once the width of one encoder embedding is known."""
-        settings = {name: value for name, value in vars(self).items() if name not in ("targets", "encoder")}
+        settings = {name: value for name, value in vars(self).items() if name not in ("targets", "encoder", "start")}
         query_dim = embedding_dim * QUERY_MODES[self.query_mode].parts
         return BankConfig(**settings, query_dim=query_dim, base_model=base_model, encoder=encoder)
 

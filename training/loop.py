@@ -25,6 +25,7 @@ from .config import Config
 from .objective import flow_loss, imbalance
 from .optim import make_optimizer, make_schedule, with_settings_of
 from .perception import Perception
+from .start import begin_with
 from .tracking import peak_memory
 from .tuner import LoRWeBConfig, LoRWeBModel
 from .tuner.model import gather
@@ -63,6 +64,8 @@ class Trainer:
         torch.manual_seed(config.train.seed)
         self.tuner = LoRWeBModel(transformer, LoRWeBConfig(bank=bank, target_modules=config.bank.targets))
         self.tuner.train()
+        if config.bank.start and not self.checkpoints.steps():
+            begin_with(self.tuner, Path(config.bank.start))
         count = sum(p.numel() for p in self._trainable().values())
         logger.info("%d layers adapted, %s parameters trained", len(self.tuner.tuner_layers), f"{count:,}")
         if config.base.compile:

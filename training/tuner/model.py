@@ -140,6 +140,17 @@ class LoRWeBModel(BaseTuner):
                 tensors[name][TO_Q] = state["mixer.to_q"][index]
         return tensors
 
+    def adapter_state(self, tensors: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
+        """The inverse of ``bank_tensors``, of the same layers in any order."""
+        state = {}
+        for name in self.tuner_layers:
+            state[f"model.{name}.lora_A.weight"] = tensors[name][LORA_A].transpose(1, 2).flatten(0, 1)
+            state[f"model.{name}.lora_B.weight"] = tensors[name][LORA_B].flatten(0, 1).T
+        state["mixer.keys"] = torch.stack([tensors[name][KEYS] for name in self.tuner_layers])
+        if self.mixer.to_q is not None:
+            state["mixer.to_q"] = torch.stack([tensors[name][TO_Q] for name in self.tuner_layers])
+        return state
+
 
 def gather(tensor: Tensor) -> Tensor:
     """The whole of a tensor that FSDP2 may have sharded."""

@@ -1,0 +1,58 @@
+"""Begin the training of a bank with a bank that is there: a released one, or one of an earlier run."""
+
+import logging
+from pathlib import Path
+
+from lorweb_core import BankConfig, BasisBank
+from lorweb_core.checkpoint import KEYS, LORA_A, LORA_B, PREFIX, TO_Q, BankFile
+
+from .tuner import LoRWeBModel
+
+logger = logging.getLogger(__name__)
+
+_SHAPE = (
+    "num_loras", "rank", "key_dim", "query_dim", "heads", "softmax", "mixing", "projection", "query_mode", "scale",
+)  # fmt: skip
+
+
+def begin_with(tuner: LoRWeBModel, path: Path) -> None:
+    """Put the tensors of a bank file in place of the tuner's own.
+
+    Raises:
+        ValueError: when the file cannot be read, or its bank has another shape, mixing or set of layers.
+    """
+    bank = BasisBank.load(path)
+    wanted = tuner.bank_config
+    check_shape(path, bank.config, wanted)
+    if bank.config.encoder.rsplit("/", 1)[-1] != wanted.encoder.rsplit("/", 1)[-1]:
+        logger.warning(
+            "%s was trained with the encoder %s, and goes on with %s", path, bank.config.encoder, wanted.encoder
+        )
+    odd = sorted(bank.layers.keys() ^ set(tuner.tuner_layers))
+    if odd:
+        raise ValueError(f"{path}: {len(odd)} layers are in this bank or in bank.targets only, such as {odd[0]}")
+    for name, layer in tuner.tuner_layers.items():
+        found = bank.layers[name].in_features, bank.layers[name].out_features
+        if found != (layer.in_features, layer.out_features):
+            raise ValueError(
+                f"{path}: layer {name} maps {found[0]} features to {found[1]}, but this base's"
+                f" {layer.in_features} to {layer.out_features}; name the bank of this base"
+            )
+    biased = [name for name, layer in bank.layers.items() if layer.bias is not None]
+    if biased:
+        raise ValueError(f"{path}: {len(biased)} layers have biases, such as {biased[0]}, which are not trained here")
+    file, names = BankFile(path), (LORA_A, LORA_B, KEYS, *([TO_Q] if tuner.mixer.to_q is not None else []))
+    tensors = {layer: {name: file.tensor(f"{PREFIX}{layer}.{name}") for name in names} for layer in bank.layers}
+    tuner.load_adapter_state_dict(tuner.adapter_state(tensors))
+
+
+def check_shape(path: Path, found: BankConfig, wanted: BankConfig) -> None:
+    """Check that a bank is like the one that the configuration describes, whatever encoder and base it names.
+
+    Raises:
+        ValueError: naming the first setting in which they differ.
+    """
+    for setting in _SHAPE:
+        value, expected = getattr(found, setting), getattr(wanted, setting)
+        if value != expected:
+            raise ValueError(f"{path}: its {setting} is {value!r}, but this run trains a bank with {expected!r}")
