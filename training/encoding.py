@@ -111,6 +111,11 @@ def public_name(name: str) -> str:
     return folder.resolve().name if folder.is_dir() else name
 
 
+def same_model(name: str, other: str) -> bool:
+    """Whether two banks' headers mean the same model: one may say owner/name and the other the name of a folder."""
+    return name.rsplit("/", 1)[-1] == other.rsplit("/", 1)[-1]
+
+
 def paired_query(spec: QueryMode, columns: Columns, encoder: ImageEncoder) -> Tensor:
     """Analogy queries [B, q] of a batch whose every sample has its own example pair."""
     images = dict(zip(TRIPLET, (columns["a"], columns["a_prime"], columns["b"]), strict=True))

@@ -25,7 +25,7 @@ from .base import load_transformer
 from .config import Config, load_config
 from .data import AnalogyDataset, collate
 from .device import pick_device
-from .encoding import live_encoding
+from .encoding import live_encoding, same_model
 from .metrics import METRICS, direction, fidelity, make_lpips
 from .report import write_report
 from .sampling import make_pipeline, sample_canvas
@@ -163,10 +163,7 @@ def check_fits(name: str, bank: BasisBank, wanted: BankConfig) -> None:
     """
     for setting in ("query_mode", "query_dim", "encoder"):
         found, expected = getattr(bank.config, setting), getattr(wanted, setting)
-        same = found == expected
-        if setting == "encoder":  # one bank may say owner/name and the other the name of a folder
-            same = found.rsplit("/", 1)[-1] == expected.rsplit("/", 1)[-1]
-        if not same:
+        if not (same_model(found, expected) if setting == "encoder" else found == expected):
             raise ValueError(
                 f"bank {name}: its {setting} is {found!r}, but this run's data is encoded for {expected!r}"
             )

@@ -64,8 +64,6 @@ class Trainer:
         torch.manual_seed(config.train.seed)
         self.tuner = LoRWeBModel(transformer, LoRWeBConfig(bank=bank, target_modules=config.bank.targets))
         self.tuner.train()
-        if config.bank.start and not self.checkpoints.steps():
-            begin_with(self.tuner, Path(config.bank.start))
         count = sum(p.numel() for p in self._trainable().values())
         logger.info("%d layers adapted, %s parameters trained", len(self.tuner.tuner_layers), f"{count:,}")
         if config.base.compile:
@@ -76,11 +74,13 @@ class Trainer:
         return {name: p for name, p in self.tuner.named_parameters() if p.requires_grad}
 
     def _prepare(self) -> None:
-        """Optimiser, schedule and EMA, from the newest checkpoint if there is one."""
+        """Bank, optimiser, schedule and EMA, from the newest checkpoint if there is one."""
         resumed = self.checkpoints.steps()[-1:]
         tensors, state = self.checkpoints.load(resumed[0]) if resumed else ({}, {})
         if resumed:
             self.tuner.load_adapter_state_dict(tensors["adapter"])
+        elif self.config.bank.start:
+            begin_with(self.tuner, Path(self.config.bank.start))
         optimizer = make_optimizer(self.config.optimizer, self._trainable())
         done = resumed[0] if resumed else 0
         self.schedule = make_schedule(self.config.optimizer, optimizer, self.config.train.steps, done)

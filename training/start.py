@@ -1,18 +1,18 @@
 """Begin the training of a bank with a bank that is there: a released one, or one of an earlier run."""
 
 import logging
+from dataclasses import fields
 from pathlib import Path
+
+from torch import Tensor
 
 from lorweb_core import BankConfig, BasisBank
 from lorweb_core.checkpoint import KEYS, LORA_A, LORA_B, PREFIX, TO_Q, BankFile
 
+from .encoding import same_model
 from .tuner import LoRWeBModel
 
 logger = logging.getLogger(__name__)
-
-_SHAPE = (
-    "num_loras", "rank", "key_dim", "query_dim", "heads", "softmax", "mixing", "projection", "query_mode", "scale",
-)  # fmt: skip
 
 
 def begin_with(tuner: LoRWeBModel, path: Path) -> None:
@@ -21,14 +21,35 @@ def begin_with(tuner: LoRWeBModel, path: Path) -> None:
     Raises:
         ValueError: when the file cannot be read, or its bank has another shape, mixing or set of layers.
     """
-    bank = BasisBank.load(path)
-    wanted = tuner.bank_config
+    bank, wanted = BasisBank.load(path), tuner.bank_config
     check_shape(path, bank.config, wanted)
-    if bank.config.encoder.rsplit("/", 1)[-1] != wanted.encoder.rsplit("/", 1)[-1]:
+    check_layers(path, bank, tuner)
+    if not same_model(bank.config.encoder, wanted.encoder):
         logger.warning(
             "%s was trained with the encoder %s, and goes on with %s", path, bank.config.encoder, wanted.encoder
         )
-    odd = sorted(bank.layers.keys() ^ set(tuner.tuner_layers))
+    tuner.load_adapter_state_dict(tuner.adapter_state(_read_tensors(bank)))
+
+
+def check_shape(path: Path, found: BankConfig, wanted: BankConfig) -> None:
+    """Check that a bank is like the one that the configuration describes, whatever encoder and base it names.
+
+    Raises:
+        ValueError: naming the first setting in which they differ.
+    """
+    for setting in (field.name for field in fields(BankConfig) if field.name not in ("encoder", "base_model")):
+        value, expected = getattr(found, setting), getattr(wanted, setting)
+        if value != expected:
+            raise ValueError(f"{path}: its {setting} is {value!r}, but this run trains a bank with {expected!r}")
+
+
+def check_layers(path: Path, bank: BasisBank, tuner: LoRWeBModel) -> None:
+    """Check that a bank has the layers that are trained, of their widths and without biases.
+
+    Raises:
+        ValueError: naming a layer that differs.
+    """
+    odd = sorted(bank.layers.keys() ^ tuner.tuner_layers.keys())
     if odd:
         raise ValueError(f"{path}: {len(odd)} layers are in this bank or in bank.targets only, such as {odd[0]}")
     for name, layer in tuner.tuner_layers.items():
@@ -41,18 +62,12 @@ def begin_with(tuner: LoRWeBModel, path: Path) -> None:
     biased = [name for name, layer in bank.layers.items() if layer.bias is not None]
     if biased:
         raise ValueError(f"{path}: {len(biased)} layers have biases, such as {biased[0]}, which are not trained here")
-    file, names = BankFile(path), (LORA_A, LORA_B, KEYS, *([TO_Q] if tuner.mixer.to_q is not None else []))
-    tensors = {layer: {name: file.tensor(f"{PREFIX}{layer}.{name}") for name in names} for layer in bank.layers}
-    tuner.load_adapter_state_dict(tuner.adapter_state(tensors))
 
 
-def check_shape(path: Path, found: BankConfig, wanted: BankConfig) -> None:
-    """Check that a bank is like the one that the configuration describes, whatever encoder and base it names.
-
-    Raises:
-        ValueError: naming the first setting in which they differ.
-    """
-    for setting in _SHAPE:
-        value, expected = getattr(found, setting), getattr(wanted, setting)
-        if value != expected:
-            raise ValueError(f"{path}: its {setting} is {value!r}, but this run trains a bank with {expected!r}")
+def _read_tensors(bank: BasisBank) -> dict[str, dict[str, Tensor]]:
+    """Module path -> tensor name -> tensor; keys and projections from the file, as a bank holds them folded."""
+    file, names = BankFile(bank.path), (KEYS, TO_Q) if bank.config.projection == "linear" else (KEYS,)
+    return {
+        layer: {LORA_A: basis.A, LORA_B: basis.B, **{name: file.tensor(f"{PREFIX}{layer}.{name}") for name in names}}
+        for layer, basis in bank.layers.items()
+    }
