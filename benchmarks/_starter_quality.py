@@ -23,6 +23,9 @@ ASKED = f"{SHIPPED}, asked for the edit from b to the true b'"
 # The claims are about these two.
 _CLAIMED = SETS[:2]
 _ANSWERS = "nearer than b", "PSNR (dB)", "LPIPS", "LPIPS / copying b", "by VGG"
+# Part of the starter -> what would be answered if this part, and those before it, made no mistake.
+_BOUNDS = {"image encoder": ASKED, "bank": TOLD, "base": DECODED}
+_CLOSE = 0.5  # dB
 _DUEL = f"better than {SINGLE}", f"dB over {SINGLE}"
 
 
@@ -45,6 +48,8 @@ def quality(setting: Setting) -> None:
         title = f"{name}: {count} analogies"
         setting.report(f"quality-{name}", title, ("who", *_ANSWERS, *_DUEL), rows, list(map(asdict, found)))
         report_families(setting, name, found)
+        if TOLD in found[0].answers:
+            report_misses(setting, name, found)
 
 
 def report_families(setting: Setting, name: str, found: list[Analogy]) -> None:
@@ -59,6 +64,24 @@ def report_families(setting: Setting, name: str, found: list[Analogy]) -> None:
     ]
     header = ("family", "analogies", *_ANSWERS, "PSNR of copying b (dB)")
     setting.report(f"families-{name}", f"{name}: the shipped bank by family", header, rows, None)
+
+
+def report_misses(setting: Setting, name: str, found: list[Analogy]) -> None:
+    """Which part to better where the shipped bank is no nearer than b."""
+    causes = [cause_of_miss(analogy) for analogy in found]
+    rows = []
+    for part in (*_BOUNDS, "autoencoder"):
+        leads = [_lead(analogy, SHIPPED) for analogy, cause in zip(found, causes) if cause == part]
+        rows.append((part, len(leads), _percent(cause == part for cause in causes), sum(x > -_CLOSE for x in leads)))
+    header = ("part", "misses", "of all analogies", f"by less than {_CLOSE} dB")
+    setting.report(f"misses-{name}", f"{name}: what the shipped bank's misses are due to", header, rows, None)
+
+
+def cause_of_miss(analogy: Analogy) -> str | None:
+    """The first part without whose faults the answer would be nearer than b; None where the shipped bank's is."""
+    if _lead(analogy, SHIPPED) > 0:
+        return None
+    return next((part for part, bound in _BOUNDS.items() if _lead(analogy, bound) > 0), "autoencoder")
 
 
 def ablations(setting: Setting) -> None:
@@ -122,8 +145,8 @@ def contestants(found: list[Analogy]) -> dict[str, tuple[str, ...]]:
 
 
 def _answers(found: list[Analogy], name: str) -> tuple[str, ...]:
-    psnr, copied = _values(found, name, "psnr"), _values(found, COPY, "psnr")
-    nearer = "–" if name == COPY else _percent([mine > its for mine, its in zip(psnr, copied)])
+    psnr = _values(found, name, "psnr")
+    nearer = "–" if name == COPY else _percent(_lead(analogy, name) > 0 for analogy in found)
     lpips = _values(found, name, "lpips")
     seen = "–" if None in lpips else f"{mean(lpips):.3f}"
     return nearer, f"{mean(psnr):.2f}", seen, *(_of_copying(found, name, metric) for metric in ("lpips", LPIPS_VGG))
@@ -141,6 +164,11 @@ def _duel(found: list[Analogy], name: str) -> tuple[str, str]:
         return "–", "–"
     pairs = list(zip(_values(found, name, "psnr"), _values(found, SINGLE, "psnr")))
     return _percent([mine > its for mine, its in pairs]), f"{mean([mine - its for mine, its in pairs]):+.2f}"
+
+
+def _lead(analogy: Analogy, name: str) -> float:
+    """By how many dB an answer is nearer to the true b' than b is."""
+    return analogy.answers[name]["psnr"] - analogy.answers[COPY]["psnr"]
 
 
 def _average(found: list[Analogy], name: str) -> float:

@@ -10,7 +10,7 @@ import torch
 from benchmarks import _starter_rivals, starter
 from benchmarks._intervals import mean, ratio, share
 from benchmarks._starter_coefficients import nearest_neighbours, rising, two_tasks
-from benchmarks._starter_quality import Analogy, contestants
+from benchmarks._starter_quality import ASKED, DECODED, TOLD, Analogy, cause_of_miss, contestants
 from benchmarks._starter_rivals import RIVALS, trained_steps
 from benchmarks._starter_samplers import difference
 from benchmarks._starter_setting import CONFIG, LPIPS_VGG, SETS, SHIPPED, SINGLE, family_of
@@ -95,6 +95,22 @@ def test_figures_of_answers():
     assert table[SINGLE][-2:] == ("–", "–") and table[COPY][0] == "–"
 
 
+@pytest.mark.parametrize(
+    ("shipped", "asked", "told", "decoded", "cause"),
+    [
+        (11, 9, 9, 9, None),
+        (10, 11, 9, 12, "image encoder"),
+        (9, 10, 11, 12, "bank"),
+        (9, 9, 9, 12, "base"),
+        (9, 9, 9, 10, "autoencoder"),
+    ],
+)
+def test_a_miss_is_put_down_to_the_first_part_that_would_have_saved_it(shipped, asked, told, decoded, cause):
+    psnr = {COPY: 10, SHIPPED: shipped, ASKED: asked, TOLD: told, DECODED: decoded}
+    analogy = Analogy("sepia/00", {name: {"psnr": value} for name, value in psnr.items()})
+    assert cause_of_miss(analogy) == cause
+
+
 def test_differences_are_in_steps_of_eight_bits():
     one, other = np.array([[0, 255]], dtype=np.uint8), np.array([[3, 254]], dtype=np.uint8)
     assert difference(one, other) == difference(other, one) == (3, 2.0)
@@ -163,6 +179,9 @@ def test_everything_on_tiny_parts(tiny, tmp_path, capsys):
         "the base, told the edit",
     ]  # fmt: skip
     assert len(tables["quality-compositions"]) == 5  # the base knows no words for them
+    causes = tables["misses-held_out_photographs"]
+    assert [row["part"] for row in causes] == ["image encoder", "bank", "base", "autoencoder"]
+    assert "misses-compositions" not in tables
     assert [row["bank"] for row in tables["ablations-held_out_edits"]] == [SHIPPED, SINGLE, "tanh"]
     assert {row["steps"] for row in tables["ablations-held_out_edits"]} == {"1"}
     assert [row["t"] for row in tables["interpolation"]] == ["0.0", "0.25", "0.5", "0.75", "1.0"]
