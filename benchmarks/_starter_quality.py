@@ -162,13 +162,13 @@ def _duel(found: list[Analogy], name: str) -> tuple[str, str]:
     """How often, and by how much, an answer is nearer than the single LoRA's."""
     if name == SINGLE or SINGLE not in found[0].answers:
         return "–", "–"
-    pairs = list(zip(_values(found, name, "psnr"), _values(found, SINGLE, "psnr")))
-    return _percent([mine > its for mine, its in pairs]), f"{mean([mine - its for mine, its in pairs]):+.2f}"
+    leads = [_lead(analogy, name, SINGLE) for analogy in found]
+    return _percent(lead > 0 for lead in leads), f"{mean(leads):+.2f}"
 
 
-def _lead(analogy: Analogy, name: str) -> float:
-    """By how many dB an answer is nearer to the true b' than b is."""
-    return analogy.answers[name]["psnr"] - analogy.answers[COPY]["psnr"]
+def _lead(analogy: Analogy, name: str, over: str = COPY) -> float:
+    """By how many dB an answer is nearer to the true b' than another is."""
+    return analogy.answers[name]["psnr"] - analogy.answers[over]["psnr"]
 
 
 def _average(found: list[Analogy], name: str) -> float:
