@@ -37,16 +37,16 @@ class QueryMode:
     """How a mode makes z.
 
     Attributes:
-        images: the single images to encode, of "a", "a'", "b"; empty when the mode encodes one composite.
+        images: which of "a", "a'", "b" the mode looks at.
         combine: joins their embeddings [B, e] into z.
-        composite: makes the one image to encode from (a, a', b); its embedding is z.
+        composite: makes one image of them in place of that; its embedding is z.
         hidden: hidden states to take as un-pooled tokens, or None for the pooled embedding.
         stretch: the image is squeezed to the encoder's square instead of centre-cropped.
     """
 
-    images: tuple[str, ...] = ()
+    images: tuple[str, ...]
     combine: Callable[..., Tensor] | None = None
-    composite: Callable[[Tensor, Tensor, Tensor], Tensor] | None = None
+    composite: Callable[..., Tensor] | None = None
     hidden: tuple[int, ...] | None = None
     stretch: bool = False
 
@@ -54,6 +54,11 @@ class QueryMode:
     def parts(self) -> int:
         """How many embeddings the query is long."""
         return len(self.images) if self.combine is _concatenate else 1
+
+    @property
+    def cacheable(self) -> bool:
+        """Whether it encodes single images or example pairs, few enough of a data set to encode each once."""
+        return self.composite is None or "b" not in self.images
 
 
 def _concatenate(*embeddings: Tensor) -> Tensor:
@@ -76,7 +81,7 @@ def _canvas_without_answer(a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
     return stack_quadrants(a, a_prime, b, torch.zeros_like(b))
 
 
-def _top_half(a: Tensor, a_prime: Tensor, b: Tensor) -> Tensor:
+def _top_half(a: Tensor, a_prime: Tensor) -> Tensor:
     return torch.cat((a, a_prime), dim=2)
 
 
@@ -86,12 +91,12 @@ QUERY_MODES: dict[str, QueryMode] = {
     "cat-aa'b": QueryMode(TRIPLET, _concatenate),
     "ca'-ca": QueryMode(("a", "a'"), _edit),
     "ca'-ca+cb": QueryMode(TRIPLET, _edit_plus_b),
-    "aa'bb'": QueryMode(composite=_canvas),
-    "caa'bb'": QueryMode(composite=_canvas),
-    "caa'b": QueryMode(composite=_canvas_without_answer),
-    "caa'": QueryMode(composite=_top_half, stretch=True),
-    "paa'b": QueryMode(composite=_canvas_without_answer, hidden=LAST_HIDDEN),
-    "paa'b3": QueryMode(composite=_canvas_without_answer, hidden=THREE_HIDDEN),
+    "aa'bb'": QueryMode(TRIPLET, composite=_canvas),
+    "caa'bb'": QueryMode(TRIPLET, composite=_canvas),
+    "caa'b": QueryMode(TRIPLET, composite=_canvas_without_answer),
+    "caa'": QueryMode(("a", "a'"), composite=_top_half, stretch=True),
+    "paa'b": QueryMode(TRIPLET, composite=_canvas_without_answer, hidden=LAST_HIDDEN),
+    "paa'b3": QueryMode(TRIPLET, composite=_canvas_without_answer, hidden=THREE_HIDDEN),
     "cat-paa'b": QueryMode(TRIPLET, _concatenate, hidden=LAST_HIDDEN),
     "cat-paa'b3": QueryMode(TRIPLET, _concatenate, hidden=THREE_HIDDEN),
 }
@@ -100,8 +105,8 @@ QUERY_MODES: dict[str, QueryMode] = {
 def build_query(mode: str, a: Tensor, a_prime: Tensor, b: Tensor, encoder: ImageEncoder) -> Tensor:
     """Encode every combination of P example pairs with B images into its analogy query.
 
-    Each single image is encoded once, whatever it is combined with; a mode that encodes a composite needs P * B of
-    them.
+    Each single image, and each example pair that is encoded without b, is encoded once, whatever it is combined with;
+    a mode that encodes a composite of all three needs P * B of them.
 
     Args:
         mode: a key of ``QUERY_MODES``.
@@ -121,10 +126,12 @@ def build_query(mode: str, a: Tensor, a_prime: Tensor, b: Tensor, encoder: Image
             f" {[tuple(x.shape) for x in (a, a_prime, b)]}"
         )
     spec, pairs, targets = QUERY_MODES[mode], a.shape[0], b.shape[0]
-    if spec.composite is not None:
-        triplets = (_spread(x, name, pairs, targets) for name, x in zip(TRIPLET, (a, a_prime, b), strict=True))
-        return embed_images(spec.composite(*triplets), spec, encoder)
     images = dict(zip(TRIPLET, (a, a_prime, b), strict=True))
+    if spec.composite is not None and "b" in spec.images:
+        triplets = (_spread(image, name, pairs, targets) for name, image in images.items())
+        return embed_images(spec.composite(*triplets), spec, encoder)
+    if spec.composite is not None:
+        return _spread(embed_images(spec.composite(a, a_prime), spec, encoder), "a", pairs, targets)
     embeddings = (_spread(embed_images(images[name], spec, encoder), name, pairs, targets) for name in spec.images)
     return spec.combine(*embeddings)
 

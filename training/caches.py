@@ -34,24 +34,41 @@ def build_prompt_cache(config: Config, manifest: Manifest, device: torch.device,
     return cache
 
 
-def build_image_cache(config: Config, spec: QueryMode, manifest: Manifest, device: torch.device) -> EmbeddingCache:
-    """Embeddings of every image as it appears in a quadrant."""
-    images, geometry, fit = manifest.images(), square_canvas(config.data.canvas), config.data.fit
+def build_query_cache(config: Config, spec: QueryMode, manifest: Manifest, device: torch.device) -> EmbeddingCache:
+    """Embeddings of every image as it appears in a quadrant, or of every example pair as the mode shows it."""
+    geometry, fit = square_canvas(config.data.canvas), config.data.fit
+    if spec.composite is None:
+        kind, seen = "images", {key: (image,) for key, image in manifest.images().items()}
+    else:
+        kind, seen = "pairs", _example_pairs(manifest, config.data.swap > 0)
     settings = {
         "weights": describe_weights(config.bank.encoder),
         "hidden": spec.hidden,
         "canvas": config.data.canvas,
         "fit": fit,
     }
-    cache = EmbeddingCache(Path(config.data.cache) / "images", settings)
-    if cache.missing(images):
+    cache = EmbeddingCache(Path(config.data.cache) / kind, settings)
+    if cache.missing(seen):
         encoder = VisionEncoder(config.bank.encoder, device)
 
-        def embed(batch: list[ImageRef]) -> Mapping[str, Tensor]:
-            return {"embedding": embed_images(load_quadrants(batch, geometry, fit), spec, encoder)}
+        def embed(batch: list[tuple[ImageRef, ...]]) -> Mapping[str, Tensor]:
+            quadrants = [load_quadrants(images, geometry, fit) for images in zip(*batch)]
+            shown = quadrants[0] if spec.composite is None else spec.composite(*quadrants)
+            return {"embedding": embed_images(shown, spec, encoder)}
 
-        cache.get_or_build(images.items(), embed, label="encoding images")
+        cache.get_or_build(seen.items(), embed, label=f"encoding {kind}")
     return cache
+
+
+def pair_key(before: str, after: str) -> str:
+    """Key of an example pair, of the keys of its images."""
+    return content_hash(f"{before} {after}".encode())
+
+
+def _example_pairs(manifest: Manifest, swapped: bool) -> dict[str, tuple[ImageRef, ImageRef]]:
+    """Every pair by its key, with ``swapped`` the other way round as well."""
+    pairs = [pair for known in manifest for pair in ((known, known.swapped()) if swapped else (known,))]
+    return {pair_key(pair.before.key, pair.after.key): (pair.before, pair.after) for pair in pairs}
 
 
 def build_latent_cache(config: Config, training: AnalogyDataset, coder: LatentCoder) -> EmbeddingCache:

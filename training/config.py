@@ -266,9 +266,10 @@ def _check(tree: DictConfig) -> None:
             raise ValueError(f"{key} is {OmegaConf.select(tree, key)}; expected at least {least}")
     if tree.data.cache_latents and not tree.data.cache:
         raise ValueError("data.cache_latents needs a folder to keep the latents in; set data.cache")
-    if tree.data.examples > 1 and not (tree.data.cache and QUERY_MODES[tree.bank.query_mode].composite is None):
+    if tree.data.examples > 1 and not (tree.data.cache and QUERY_MODES[tree.bank.query_mode].cacheable):
         raise ValueError(
-            "data.examples above 1 needs embeddings of single images: set data.cache and such a query_mode"
+            "data.examples above 1 needs embeddings of images, or of example pairs: set data.cache, and a query_mode"
+            " that makes no composite with b"
         )
     for key in _FRACTIONS:
         if not 0 <= OmegaConf.select(tree, key) <= 1:

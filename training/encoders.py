@@ -63,10 +63,16 @@ class VisionEncoder:
         return torch.cat([states[i] for i in hidden], dim=1)
 
     def _prepare(self, images: Tensor, stretch: bool) -> Tensor:
-        """Resized, centre-cropped, rounded to 8 bits and normalised as the encoder was trained: [B, 3, side, side]."""
-        images = fit_image(images.to(self.mean.device), self.side, self.side, "stretch" if stretch else "crop")
-        images = images.mul(255).round().div(255)
-        return ((images - self.mean) / self.std).movedim(-1, 1)
+        return prepare_pixels(images.to(self.mean.device), self.side, self.mean, self.std, stretch)
+
+
+def prepare_pixels(images: Tensor, side: int, mean: Tensor, std: Tensor, stretch: bool) -> Tensor:
+    """What a CLIP vision model sees of images [B, H, W, 3] in 0..1: [B, 3, side, side], as its own preprocessing.
+
+    Resized, centre-cropped (or squeezed, with ``stretch``), rounded to 8 bits and normalised by mean and std [3].
+    """
+    squares = fit_image(images, side, side, "stretch" if stretch else "crop")
+    return ((squares.mul(255).round().div(255) - mean) / std).movedim(-1, 1)
 
 
 class PromptEncoder:

@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 from lorweb_core import BankConfig
 from lorweb_core.query import QUERY_MODES, TRIPLET, ImageEncoder, QueryMode, embed_images
 
-from .caches import build_image_cache, build_latent_cache, build_prompt_cache
+from .caches import build_latent_cache, build_prompt_cache, build_query_cache, pair_key
 from .config import Config
 from .data import AnalogyDataset, EmbeddingCache, Manifest, text_key
 from .encoders import LatentCoder, VisionEncoder, prompt_encoder
@@ -78,10 +78,9 @@ def cached_encoding(config: Config, device: torch.device, manifest: Manifest, tr
     """
     dtype, spec = getattr(torch, config.base.dtype), QUERY_MODES[config.bank.query_mode]
     prompts, vision = build_prompt_cache(config, manifest, device, dtype), None
-    if spec.composite is None:
-        images = build_image_cache(config, spec, manifest, device)
-        width = images[next(iter(manifest.images()))]["embedding"].shape[0]
-        query = CachedQuery(spec, images)
+    if spec.cacheable:
+        query = CachedQuery(spec, build_query_cache(config, spec, manifest, device))
+        width = query({"image_keys": [training[0]["image_keys"]]}).shape[1] // spec.parts
     else:
         vision = VisionEncoder(config.bank.encoder, device)  # its images are whole canvases: too many to list
         width = embed_images(torch.zeros(1, 64, 64, 3), spec, vision).shape[1]
@@ -97,7 +96,7 @@ def cached_encoding(config: Config, device: torch.device, manifest: Manifest, tr
         bank=_bank_config(config, width),
         coder=coder,
         vision=vision,
-        needs_pixels=latents is None or spec.composite is not None,
+        needs_pixels=latents is None or not spec.cacheable,
     )
 
 
@@ -120,19 +119,21 @@ def paired_query(spec: QueryMode, columns: Columns, encoder: ImageEncoder) -> Te
     """Analogy queries [B, q] of a batch whose every sample has its own example pair."""
     images = dict(zip(TRIPLET, (columns["a"], columns["a_prime"], columns["b"]), strict=True))
     if spec.composite is not None:
-        return embed_images(spec.composite(*images.values()), spec, encoder)
+        return embed_images(spec.composite(*(images[name] for name in spec.images)), spec, encoder)
     return spec.combine(*(embed_images(images[name], spec, encoder) for name in spec.images))
 
 
 @dataclass
 class CachedQuery:
-    """Analogy queries from embeddings of single images."""
+    """Analogy queries from embeddings of single images, or of example pairs."""
 
     spec: QueryMode
     cache: EmbeddingCache
 
     def __call__(self, columns: Columns) -> Tensor:
         """[B, q]."""
+        if self.spec.composite is not None:
+            return self.cache.stack([pair_key(*keys[:2]) for keys in columns["image_keys"]])["embedding"]
         keys = dict(zip(TRIPLET, zip(*columns["image_keys"], strict=True), strict=True))
         return self.spec.combine(*(self.cache.stack(keys[name])["embedding"] for name in self.spec.images))
 

@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 def begin_with(tuner: LoRWeBModel, path: Path) -> None:
     """Put the tensors of a bank file in place of the tuner's own.
 
+    Of a bank with another query mode the LoRAs alone: its keys and projections mean nothing to other queries.
+
     Raises:
         ValueError: when the file cannot be read, or its bank has another shape, mixing or set of layers.
     """
@@ -28,16 +30,30 @@ def begin_with(tuner: LoRWeBModel, path: Path) -> None:
         logger.warning(
             "%s was trained with the encoder %s, and goes on with %s", path, bank.config.encoder, wanted.encoder
         )
-    tuner.load_adapter_state_dict(tuner.adapter_state(_read_tensors(bank)))
+    if bank.config.query_mode == wanted.query_mode:
+        keys = _keys(bank)
+    else:
+        logger.warning(
+            "%s was trained with queries %s, not %s: its LoRAs are taken, keys and projections begin at random",
+            path, bank.config.query_mode, wanted.query_mode,
+        )  # fmt: skip
+        keys = {}
+    own = tuner.bank_tensors(tuner.adapter_state_dict())
+    tensors = {layer: {**own[layer], **_loras(bank, layer), **keys.get(layer, {})} for layer in own}
+    tuner.load_adapter_state_dict(tuner.adapter_state(tensors))
 
 
 def check_shape(path: Path, found: BankConfig, wanted: BankConfig) -> None:
     """Check that a bank is like the one that the configuration describes, whatever encoder and base it names.
 
+    The width of the query matters only where the query mode is the same.
+
     Raises:
         ValueError: naming the first setting in which they differ.
     """
-    for setting in (field.name for field in fields(BankConfig) if field.name not in ("encoder", "base_model")):
+    free = {"encoder", "base_model", "query_mode"}
+    free |= set() if found.query_mode == wanted.query_mode else {"query_dim"}
+    for setting in (field.name for field in fields(BankConfig) if field.name not in free):
         value, expected = getattr(found, setting), getattr(wanted, setting)
         if value != expected:
             raise ValueError(f"{path}: its {setting} is {value!r}, but this run trains a bank with {expected!r}")
@@ -64,10 +80,11 @@ def check_layers(path: Path, bank: BasisBank, tuner: LoRWeBModel) -> None:
         raise ValueError(f"{path}: {len(biased)} layers have biases, such as {biased[0]}, which are not trained here")
 
 
-def _read_tensors(bank: BasisBank) -> dict[str, dict[str, Tensor]]:
-    """Module path -> tensor name -> tensor; keys and projections from the file, as a bank holds them folded."""
+def _loras(bank: BasisBank, layer: str) -> dict[str, Tensor]:
+    return {LORA_A: bank.layers[layer].A, LORA_B: bank.layers[layer].B}
+
+
+def _keys(bank: BasisBank) -> dict[str, dict[str, Tensor]]:
+    """Module path -> keys and projection as the file has them: a loaded bank holds them folded."""
     file, names = BankFile(bank.path), (KEYS, TO_Q) if bank.config.projection == "linear" else (KEYS,)
-    return {
-        layer: {LORA_A: basis.A, LORA_B: basis.B, **{name: file.tensor(f"{PREFIX}{layer}.{name}") for name in names}}
-        for layer, basis in bank.layers.items()
-    }
+    return {layer: {name: file.tensor(f"{PREFIX}{layer}.{name}") for name in names} for layer in bank.layers}

@@ -105,6 +105,9 @@ def test_images_are_encoded_once_in_a_batch():
     encoder = RecordingEncoder()
     build_query("ca'-ca", torch.rand(2, 8, 8, 3), torch.rand(2, 8, 8, 3), torch.rand(5, 8, 8, 3), encoder)
     assert sum(len(images) for images, _ in encoder.seen) == 2 + 2
+    encoder = RecordingEncoder()
+    build_query("caa'", torch.rand(2, 8, 8, 3), torch.rand(2, 8, 8, 3), torch.rand(5, 8, 8, 3), encoder)
+    assert sum(len(images) for images, _ in encoder.seen) == 2
 
 
 def test_refusals(triplet):

@@ -59,6 +59,15 @@ def test_workers_give_what_the_process_itself_gives(make_batches):
     assert all(equal(*pair) for pair in zip(*drawn))
 
 
+def test_cached_example_pairs_give_what_the_encoder_gives(make_batches):
+    settings = ["bank.query_mode=caa'", "data.swap=0.5", "data.cache_latents=4"]
+    live, cached = (make_batches(*settings, *more) for more in (["data.cache=null", "data.cache_latents=0"], []))
+    assert not cached.dataset.pixels and cached.encoding.vision is None
+    for one, other in zip(islice(live.from_step(0), 2), islice(cached.from_step(0), 2)):
+        torch.testing.assert_close(one.condition.query, other.condition.query, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(one.latents, other.latents, rtol=1e-4, atol=1e-4)
+
+
 def test_queries_of_several_examples_are_drawn_anew_each_time(make_batches):
     settings = ["data.cache_latents=4", "data.examples=3"]
     first, _, again = islice(make_batches(*settings).from_step(0), 3)

@@ -66,7 +66,7 @@ def test_paper_yaml_comments_every_knob():
         ("optimizer.name=sgd", "optimizer.name is 'sgd'; expected one of adamw, adamw8bit, prodigy"),
         ("objective.caption_dropout=2", "objective.caption_dropout is 2.0; expected 0 to 1"),
         ("data.cache_latents=5", "set data.cache"),
-        ("data.examples=3", "data.examples above 1 needs embeddings of single images: set data.cache"),
+        ("data.examples=3", "data.examples above 1 needs embeddings of images, or of example pairs: set data.cache"),
         ("steps", "write key=value"),
         ("bank.heads=3", "heads is 3, which does not divide the key width 128"),
         ("bank.num_loras=0", "num_loras is 0; expected a whole number of at least 1"),

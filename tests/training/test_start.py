@@ -38,7 +38,6 @@ def test_a_resumed_run_goes_on_from_its_checkpoint_and_not_from_the_start(run_tr
     [
         ("bank.rank=2", "its rank is 4, but this run trains a bank with 2"),
         ("bank.softmax=false", "its softmax is True, but this run trains a bank with False"),
-        ("bank.query_mode=ca'-ca", "its query_dim is 2304, but this run trains a bank with 768"),
         (r"bank.targets=transformer_blocks\..*to_q", "layers are in this bank or in bank.targets only, such as"),
         ("bank.start=nowhere.safetensors", "nowhere.safetensors: there is no such file"),
     ],
@@ -56,6 +55,17 @@ def test_a_bank_of_another_base_is_refused_by_layer(run_training, tmp_path, firs
     save_file(tensors, other, metadata=BasisBank.load(first).metadata)
     with pytest.raises(ValueError, match=r"other.safetensors: layer transformer_blocks.0.attn.to_q maps \d+ features"):
         run_training(tmp_path / "run", "train.steps=1", f"bank.start={other}")
+
+
+def test_of_a_bank_with_another_query_the_loras_are_taken(run_training, tmp_path, first, caplog):
+    settings = ["train.steps=1", "optimizer.lr=0", "bank.query_mode=ca'-ca"]
+    fresh = load_file(run_training(tmp_path / "fresh", *settings) / "bank.safetensors")
+    begun = load_file(run_training(tmp_path / "begun", *settings, f"bank.start={first}") / "bank.safetensors")
+    loras = load_file(first)
+    for name in begun:
+        origin = loras if "lora_A" in name or "lora_B" in name else fresh
+        assert torch.equal(begun[name], origin[name]), name
+    assert any("was trained with queries cat-aa'b, not ca'-ca: its LoRAs are taken" in text for text in caplog.messages)
 
 
 def test_another_encoder_is_said(run_training, tmp_path, first, caplog):
