@@ -127,7 +127,7 @@ def build_query(mode: str, a: Tensor, a_prime: Tensor, b: Tensor, encoder: Image
         )
     spec, pairs, targets = QUERY_MODES[mode], a.shape[0], b.shape[0]
     images = dict(zip(TRIPLET, (a, a_prime, b), strict=True))
-    if spec.composite is not None and "b" in spec.images:
+    if not spec.cacheable:
         triplets = (_spread(image, name, pairs, targets) for name, image in images.items())
         return embed_images(spec.composite(*triplets), spec, encoder)
     if spec.composite is not None:

@@ -80,7 +80,8 @@ def cached_encoding(config: Config, device: torch.device, manifest: Manifest, tr
     prompts, vision = build_prompt_cache(config, manifest, device, dtype), None
     if spec.cacheable:
         query = CachedQuery(spec, build_query_cache(config, spec, manifest, device))
-        width = query({"image_keys": [training[0]["image_keys"]]}).shape[1] // spec.parts
+        first = AnalogyDataset(training.sampler, training.geometry, pixels=False)[0]
+        width = query({"image_keys": [first["image_keys"]]}).shape[1] // spec.parts
     else:
         vision = VisionEncoder(config.bank.encoder, device)  # its images are whole canvases: too many to list
         width = embed_images(torch.zeros(1, 64, 64, 3), spec, vision).shape[1]
