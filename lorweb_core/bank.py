@@ -157,7 +157,7 @@ class BasisBank:
     def save(self, path: str | os.PathLike) -> None:
         """Write our file: the released layout with the configuration in the header.
 
-        Keys and projections come from the bank's own file, which must still be there unchanged.
+        The tensors come from the bank's own file, which must still be there, with the same layers.
 
         Raises:
             BankError: when it is not.

@@ -29,6 +29,7 @@ TENSORS = (LORA_A, LORA_B, KEYS, TO_Q, BIAS)
 _DIMENSIONS = {LORA_A: 3, LORA_B: 3, KEYS: 2, TO_Q: 2, BIAS: 2}
 _REQUIRED = (LORA_A, LORA_B, KEYS)
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
+_CLIP_VIT_L_WIDTH = 768
 _ORDINARY_LORA = re.compile(
     r"\.(lora_[AB](\.\w+)?\.weight|lora_(up|down)\.weight|lora\.(up|down)\.weight|hada_w1_a|lokr_w1)$"
 )
@@ -99,9 +100,10 @@ def read_layout(described: Mapping[str, tuple[tuple[int, ...], str]]) -> Layout:
         BankError: naming the layer, what was expected and what was found.
     """
     layers = _group_by_layer(described)
-    has_projection = 2 * sum(TO_Q in shapes for shapes in layers.values()) > len(layers)
+    optional = {tensor for tensor in (TO_Q, BIAS) if 2 * sum(tensor in s for s in layers.values()) > len(layers)}
+    has_projection = TO_Q in optional
     for name, shapes in layers.items():
-        _check_complete(name, shapes, has_projection)
+        _check_complete(name, shapes, optional)
         _check_dimensions(name, shapes)
     num_loras, rank = _common(shapes[LORA_A][::2] for shapes in layers.values())
     key_dim = _common(shapes[KEYS][1] for shapes in layers.values())
@@ -154,15 +156,15 @@ def _explain_strangers(names: list[str], some_known: bool) -> str:
     return f"this is not a LoRWeB bank: expected tensors named {wanted}; found {names[0]} and {len(names) - 1} others"
 
 
-def _check_complete(layer: str, shapes: Shapes, has_projection: bool) -> None:
-    wanted = (*_REQUIRED, TO_Q) if has_projection else _REQUIRED
-    missing = [name for name in wanted if name not in shapes]
+def _check_complete(layer: str, shapes: Shapes, optional: set[str]) -> None:
+    wanted = {*_REQUIRED, *optional}
+    missing = [name for name in TENSORS if name in wanted - shapes.keys()]
     if missing:
         raise BankError(
             f"layer {layer}: {' and '.join(missing)} missing; the file is incomplete, get it again or retrain"
         )
-    if not has_projection and TO_Q in shapes:
-        raise BankError(f"layer {layer}: has {TO_Q}, which most layers do not have; all layers must agree")
+    for name in shapes.keys() - wanted:
+        raise BankError(f"layer {layer}: has {name}, which most layers do not have; all layers must agree")
 
 
 def _check_dimensions(layer: str, shapes: Shapes) -> None:
@@ -232,7 +234,7 @@ def resolve_config(layout: Layout, metadata: Mapping[str, str], yaml_path: Path 
 
 def _likely_mode(query_dim: int) -> str:
     """The paper's mode where three embeddings can fill the query, else the mode that uses all images in one width."""
-    return "cat-aa'b" if query_dim % 3 == 0 else "ca'-ca+cb"
+    return "ca'-ca+cb" if query_dim % 3 or query_dim == _CLIP_VIT_L_WIDTH else "cat-aa'b"
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:
@@ -248,10 +250,11 @@ def _read_yaml(path: Path) -> dict[str, Any]:
 
 def sibling_yaml(path: Path) -> Path | None:
     """The configuration beside a bank: ``<bank>.yaml`` or, in a folder with one bank, ``config.yaml``."""
-    for candidate in (path.with_suffix(".yaml"), path.with_name("config.yaml")):
-        if candidate.is_file():
-            return candidate
-    return None
+    own, shared = path.with_suffix(".yaml"), path.with_name("config.yaml")
+    if own.is_file():
+        return own
+    alone = len(list(path.parent.glob("*.safetensors"))) == 1
+    return shared if alone and shared.is_file() else None
 
 
 def check_finite(layer: str, tensor_name: str, tensor: Tensor) -> None:

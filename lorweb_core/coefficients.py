@@ -22,7 +22,7 @@ class MixingCoefficients:
     """Coefficients of every layer and basis element. Operations return new objects.
 
     Attributes:
-        values: [L, N], or [batch, L, N], float32 on the CPU.
+        values: [L, N], or [batch, L, N]; float32 on the CPU, where they come from a bank.
         layers: the L module paths.
         softmax: whether they came from a softmax (shares of 1) or from tanh (signed, each in [-1, 1]).
     """
@@ -53,6 +53,11 @@ class MixingCoefficients:
             raise ValueError(f"there are no coefficients for layer {name}; layers are named like {self.layers[0]}")
         return self.values[..., self.layers.index(name), :]
 
+    def describe(self) -> str:
+        """What a bank has to have for them, for errors."""
+        activation = "softmax" if self.softmax else "tanh"
+        return f"{len(self.layers)} layers of {self.num_loras} basis elements ({activation}), from {self.layers[0]} on"
+
     def mean(self) -> MixingCoefficients:
         """The average over a batch: one edit from several examples."""
         return replace(self, values=self.values.mean(dim=0)) if self.values.dim() == 3 else self
@@ -62,7 +67,8 @@ class MixingCoefficients:
         """Weighted sum; weights default to an average. Weights that add to 1 interpolate edits, others extrapolate.
 
         Raises:
-            ValueError: for no coefficients, another number of weights, or coefficients of different banks.
+            ValueError: for no coefficients, another number of weights, or coefficients that cannot be of one bank:
+                of other layers, another N or another activation.
         """
         if not coefficients:
             raise ValueError("there is nothing to blend")
@@ -73,18 +79,17 @@ class MixingCoefficients:
         for other in coefficients[1:]:
             if (other.layers, other.num_loras, other.softmax) != (first.layers, first.num_loras, first.softmax):
                 raise ValueError(
-                    f"coefficients of different banks do not blend: {len(first.layers)} layers of {first.num_loras}"
-                    f" basis elements and {len(other.layers)} layers of {other.num_loras}; encode both with the same"
-                    " bank"
+                    f"coefficients of different banks do not blend: {first.describe()} and {other.describe()}; encode"
+                    " both with the same bank"
                 )
         values = sum(weight * c.values for weight, c in zip(weights, coefficients, strict=True))
         return replace(first, values=values)
 
     def temperature(self, t: float) -> MixingCoefficients:
-        """Sharpen (t < 1) or flatten (t > 1), as if the logits had been divided by t.
+        """Sharpen (t < 1) or flatten (t > 1): with one head, as if the logits had been divided by t.
 
         Softmax shares become ``|c|^(1/t)`` with their sign, rescaled to the same total per layer; tanh coefficients
-        become ``tanh(atanh(c) / t)``.
+        become ``tanh(atanh(c) / t)``, in layers that blending or hands took beyond 1 relative to the largest.
 
         Raises:
             ValueError: unless t > 0.
@@ -94,8 +99,9 @@ class MixingCoefficients:
         if t == 1:
             return self
         if not self.softmax:
-            logits = self.values.clamp(-1 + _TANH_EDGE, 1 - _TANH_EDGE).atanh()
-            return replace(self, values=(logits / t).tanh())
+            largest = self.values.abs().amax(dim=-1, keepdim=True).clamp_min(1)
+            logits = (self.values / largest).clamp(-1 + _TANH_EDGE, 1 - _TANH_EDGE).atanh()
+            return replace(self, values=(logits / t).tanh() * largest)
         # Relative to the largest, so that small shares to a high power do not all vanish.
         magnitude = self.values.abs()
         relative = magnitude / magnitude.amax(dim=-1, keepdim=True).clamp_min(torch.finfo(magnitude.dtype).tiny)

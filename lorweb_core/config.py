@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -69,8 +70,14 @@ class BankConfig:
                 f"projection is 'none', so the query width must equal the key width; found {self.query_dim} and"
                 f" {self.key_dim}"
             )
+        for name in ("encoder", "base_model"):
+            if not isinstance(getattr(self, name), str):
+                raise BankError(f"{name} is {getattr(self, name)!r}; expected a name in quotes")
         if self.alpha is None:
-            object.__setattr__(self, "alpha", float(self.rank))
+            object.__setattr__(self, "alpha", self.rank)
+        if not isinstance(self.alpha, int | float) or isinstance(self.alpha, bool) or not math.isfinite(self.alpha):
+            raise BankError(f"alpha is {self.alpha!r}; expected a finite number")
+        object.__setattr__(self, "alpha", float(self.alpha))
 
     @property
     def scale(self) -> float:
@@ -144,9 +151,10 @@ def settings_from_yaml(document: Any) -> dict[str, Any]:
     try:
         process = document["config"]["process"][0]
         network = process["network"]
+        kwargs = network["network_kwargs"]
     except (KeyError, IndexError, TypeError) as error:
-        raise BankError("it has no section config.process[0].network") from error
-    kwargs = network.get("network_kwargs") or {}
+        raise BankError("it has no section config.process[0].network.network_kwargs") from error
+    kwargs, model = _section("network_kwargs", kwargs), _section("model", process.get("model"))
     if kwargs.get("external_query") is False:
         raise BankError(
             "external_query is false: the coefficients of this bank depend on the activations at every step, so they"
@@ -156,8 +164,13 @@ def settings_from_yaml(document: Any) -> dict[str, Any]:
     if network.get("linear") is not None:
         settings["rank"] = network["linear"]
     if network.get("linear_alpha") is not None:
-        settings["alpha"] = float(network["linear_alpha"])
-    base_model = (process.get("model") or {}).get("name_or_path")
-    if base_model:
-        settings["base_model"] = str(base_model)
+        settings["alpha"] = network["linear_alpha"]
+    if model.get("name_or_path"):
+        settings["base_model"] = model["name_or_path"]
     return settings
+
+
+def _section(name: str, section: Any) -> Mapping[str, Any]:
+    if not isinstance(section, Mapping | None):
+        raise BankError(f"its section {name} is {section!r}; expected settings by name")
+    return section or {}

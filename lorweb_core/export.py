@@ -60,7 +60,8 @@ def save_lora(
     write = _diffusers_tensors if format == "diffusers" else _comfyui_tensors
     tensors: dict[str, Tensor] = {}
     for part in write(lora, dtype, progress):
-        tensors |= {name: tensor.to(dtype).contiguous() for name, tensor in part.items()}
+        # alpha stays in float32: bfloat16 has no 261.
+        tensors |= {name: t.to(dtype if t.dim() else torch.float32).contiguous() for name, t in part.items()}
     save_atomically(tensors, path, {"format": "pt", **(metadata or {})})
 
 

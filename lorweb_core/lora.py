@@ -40,9 +40,9 @@ class ComposedLoRA:
         coefficients.require_single("A LoRA")
         if set(coefficients.layers) != set(bank.layers) or coefficients.num_loras != bank.config.num_loras:
             raise ValueError(
-                f"these coefficients are for {len(coefficients.layers)} layers of {coefficients.num_loras} basis"
-                f" elements, but {bank.path.name} has {len(bank.layers)} layers of {bank.config.num_loras}; use the"
-                " bank that they were made with"
+                f"these coefficients are for {coefficients.describe()}, but {bank.path.name} has {len(bank.layers)}"
+                f" layers of {bank.config.num_loras}, from {next(iter(bank.layers))} on; use the bank that they were"
+                " made with"
             )
         self.bank = bank
         self.coefficients = coefficients

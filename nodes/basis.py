@@ -1,10 +1,12 @@
 """Load Basis: a bank file from ``models/lorweb``."""
 
 import os
+from pathlib import Path
 
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import BasisBank
+from ..lorweb_core.checkpoint import sibling_yaml
 from ..lorweb_core.info import describe
 from .folders import basis_names, basis_path
 from .progress import progress_bar
@@ -48,8 +50,9 @@ class LoadBasis(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, basis_name: str) -> str:
-        status = os.stat(basis_path(basis_name))
-        return f"{status.st_mtime_ns}-{status.st_size}"
+        bank = Path(basis_path(basis_name))
+        files = {str(path): os.stat(path) for path in (bank, sibling_yaml(bank)) if path}
+        return "; ".join(f"{path} {status.st_mtime_ns} {status.st_size}" for path, status in files.items())
 
     @classmethod
     def execute(cls, basis_name: str) -> io.NodeOutput:

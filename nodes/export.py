@@ -72,9 +72,11 @@ class SaveLoRA(io.ComfyNode):
         dtype: str,
     ) -> io.NodeOutput:
         lora = basis.compose(coefficients)
-        report = f"exact, rank {basis.config.num_loras * basis.config.rank}"
-        progress = progress_bar(phases=2 if max_rank else 1)
-        if max_rank:
+        rank = basis.config.num_loras * basis.config.rank
+        truncated = 0 < max_rank < rank
+        report = f"exact, rank {rank}"
+        progress = progress_bar(phases=2 if truncated else 1)
+        if truncated:
             lora = lora.truncate(max_rank, progress)
             errors = lora.errors.values()
             report = (

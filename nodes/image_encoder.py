@@ -9,10 +9,13 @@ from torch import Tensor
 
 from ..lorweb_core import BankConfig
 from ..lorweb_core.canvas import pad_edges, resize
+from ..lorweb_core.config import CLIP_VIT_L
 
 ENCODER_CROPS = ("center", "pad", "stretch")
 # Images a forward pass; bounds memory for large batches and lets an interrupt in between.
 CHUNK = 16
+SIGLIP_MEAN = [0.5, 0.5, 0.5]
+STARTER_ENCODER = "starter/encoder"  # as its bank names it
 
 
 @dataclass
@@ -34,8 +37,10 @@ class ClipVisionEncoder:
         """Projected embedding [B, e] of images [B, H, W, 3].
 
         Raises:
-            ValueError: when the encoder's embedding does not have the width that the bank was trained with.
+            ValueError: when the encoder is not of the family, or its embedding not of the width, that the bank was
+                trained with.
         """
+        self._check_family()
         squares = self._squares(images, stretch)
         embeddings = torch.cat([self.clip_vision.encode_image(chunk).image_embeds for chunk in _chunks(squares)])
         self._check_width(embeddings)
@@ -47,6 +52,7 @@ class ClipVisionEncoder:
         Raises:
             ValueError: as ``pooled``.
         """
+        self._check_family()
         squares = self._squares(images, stretch=False)
         tokens = torch.cat([self._hidden_states(chunk)[:, list(hidden)] for chunk in _chunks(squares)]).flatten(1, 2)
         self._check_width(tokens.flatten(1))
@@ -80,15 +86,31 @@ class ClipVisionEncoder:
         states = encoder.model(pixel_values=pixels.float(), intermediate_output="all")[1]
         return states.to(comfy.model_management.intermediate_device())
 
+    def _check_family(self) -> None:
+        """CLIP ViT-L/14 and SigLIP 2 base give as many numbers; how they normalise pixels tells them apart."""
+        needed, found = "siglip" in self.config.encoder.lower(), list(self.clip_vision.image_mean) == SIGLIP_MEAN
+        if needed != found and (needed or self.config.encoder == CLIP_VIT_L):
+            kind, loader = ("CLIP", "Load SigLIP 2 Vision (LoRWeB)") if needed else ("SigLIP", "Load CLIP Vision")
+            raise ValueError(
+                f"this CLIP_VISION is a {kind} model, but the bank was trained with {self.config.encoder}: load that"
+                f" with {loader}"
+            )
+
     def _check_width(self, embeddings: Tensor) -> None:
         needed, encoder = self.config.embedding_dim, self.config.encoder
         found = list(embeddings.shape[1:])
         if found != [needed]:
             raise ValueError(
                 f"this CLIP_VISION gives {' x '.join(map(str, found))} numbers per image, but the bank was trained"
-                f" with {needed} from {encoder}: put that encoder's model.safetensors into models/clip_vision as"
-                f" {encoder.rsplit('/', 1)[-1]}.safetensors and choose it in the loader"
+                f" with {needed} from {encoder}: {_where_to_get(encoder)}"
             )
+
+
+def _where_to_get(encoder: str) -> str:
+    if encoder == STARTER_ENCODER:
+        return "connect the clip_vision of Load LoRWeB Starter"
+    name = encoder.rsplit("/", 1)[-1]
+    return f"put its model.safetensors into models/clip_vision as {name}.safetensors and choose it in the loader"
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:

@@ -10,15 +10,15 @@ def progress_bar(phases: int = 1) -> Callable[[int, int], None]:
     """A ``progress(done, total)`` callback that fills ComfyUI's bar and stops when the user interrupts.
 
     Args:
-        phases: how many times the work counts from the start to its total.
+        phases: how many times the work counts from the start to a total; each fills an equal part of the bar.
     """
-    bar, finished = None, 0
+    bar, phase = None, 0
 
     def report(done: int, total: int) -> None:
-        nonlocal bar, finished
+        nonlocal bar, phase
         comfy.model_management.throw_exception_if_processing_interrupted()
         bar = bar or comfy.utils.ProgressBar(phases * total)
-        bar.update_absolute(finished + done)
-        finished += total if done == total else 0
+        bar.update_absolute(round((phase + done / total) * bar.total / phases))
+        phase += done == total
 
     return report

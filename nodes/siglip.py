@@ -14,7 +14,9 @@ from torch import Tensor, nn
 
 from .sockets import CATEGORY
 
-HEAD_WIDTH = 64  # of every published SigLIP vision tower of base and large size
+# Heads and width of the published vision towers: base, large, so400m and giant. No weight's shape tells the heads.
+HEADS = {768: 12, 1024: 16, 1152: 16, 1536: 16}
+UNEVEN = {378: 384}  # side that the patches cover -> image size, where it is no multiple of the patch
 PREFIX = "vision_model."
 
 
@@ -57,13 +59,19 @@ class _PooledSiglip(nn.Module):
                 " model.safetensors of google/siglip2-base-patch16-224 into models/clip_vision"
             )
         width, _, patch, _ = vision["embeddings.patch_embedding.weight"].shape
-        self.image_size = round(vision["embeddings.position_embedding.weight"].shape[0] ** 0.5) * patch
+        if width not in HEADS:
+            raise ValueError(
+                f"{name} is a SigLIP of width {width}, of which it is not known how many heads it has; those of"
+                f" {', '.join(map(str, HEADS))} can be loaded"
+            )
+        covered = round(vision["embeddings.position_embedding.weight"].shape[0] ** 0.5) * patch
+        self.image_size = UNEVEN.get(covered, covered)
         self.tower = SiglipVisionModel(
             SiglipVisionConfig(
                 hidden_size=width,
                 intermediate_size=vision["encoder.layers.0.mlp.fc1.weight"].shape[0],
                 num_hidden_layers=1 + max(int(k.split(".")[2]) for k in vision if k.startswith("encoder.layers.")),
-                num_attention_heads=max(1, width // HEAD_WIDTH),
+                num_attention_heads=HEADS[width],
                 image_size=self.image_size,
                 patch_size=patch,
             )

@@ -41,8 +41,8 @@ class VisionEncoder:
 
     def __init__(self, name: str, device: torch.device | str = "cpu"):
         where = locate(name, "bank.encoder")
-        is_clip = AutoConfig.from_pretrained(**where).model_type.startswith("clip")
-        family = CLIPVisionModelWithProjection if is_clip else SiglipVisionModel
+        self.crops = AutoConfig.from_pretrained(**where).model_type.startswith("clip")  # SigLIP squeezes
+        family = CLIPVisionModelWithProjection if self.crops else SiglipVisionModel
         self.model = family.from_pretrained(**where, dtype=torch.float32).to(device).eval().requires_grad_(False)
         processor = AutoImageProcessor.from_pretrained(**where)
         self.side = self.model.config.image_size
@@ -63,11 +63,12 @@ class VisionEncoder:
         return torch.cat([states[i] for i in hidden], dim=1)
 
     def _prepare(self, images: Tensor, stretch: bool) -> Tensor:
-        return prepare_pixels(images.to(self.mean.device), self.side, self.mean, self.std, stretch)
+        images, stretch = images.to(self.mean.device), stretch or not self.crops
+        return prepare_pixels(images, self.side, self.mean, self.std, stretch)
 
 
 def prepare_pixels(images: Tensor, side: int, mean: Tensor, std: Tensor, stretch: bool) -> Tensor:
-    """What a CLIP vision model sees of images [B, H, W, 3] in 0..1: [B, 3, side, side], as its own preprocessing.
+    """What a vision model sees of images [B, H, W, 3] in 0..1: [B, 3, side, side], as its own preprocessing.
 
     Resized, centre-cropped (or squeezed, with ``stretch``), rounded to 8 bits and normalised by mean and std [3].
     """

@@ -70,6 +70,13 @@ def test_projection_in_one_layer_only(make_bank):
     refuse(path, f"layer {LAYER}", "all layers must agree")
 
 
+def test_bias_in_one_layer_only(make_bank):
+    path, tensors = make_bank()
+    width = tensors[key("lora_B")].shape[2]
+    path, _ = make_bank(change=lambda tensors: tensors.update({key("lora_up_bias"): torch.zeros(6, width)}))
+    refuse(path, f"layer {LAYER}: has lora_up_bias", "all layers must agree")
+
+
 @pytest.mark.parametrize(
     ("tensor", "shape", "expected"),
     [
@@ -172,6 +179,9 @@ def test_yaml_that_contradicts_the_tensors(make_bank, settings, expected):
         ({"mixing_coeffs_type": "max"}, "mixing is 'max'; expected one of mean, sum"),
         ({"lora_heads": 3}, "heads is 3, which does not divide the key width 16"),
         ({"lora_softmax": "yes please"}, "softmax is 'yes please'"),
+        ({"linear_alpha": "auto"}, "alpha is 'auto'; expected a finite number"),
+        ({"linear_alpha": float("nan")}, "alpha is nan; expected a finite number"),
+        ({"external_query_model": ["clip"]}, "encoder is ['clip']; expected a name"),
     ],
 )
 def test_yaml_with_bad_settings(make_bank, settings, expected):
@@ -179,7 +189,15 @@ def test_yaml_with_bad_settings(make_bank, settings, expected):
     refuse(path, "bank.yaml", expected)
 
 
-@pytest.mark.parametrize("text", ["{", "a: b: c", "config: {}", "- 1", ""])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "{", "a: b: c", "config: {}", "- 1", "", "config: {process: [{network: null}]}",
+        "config: {process: [{network: lora}]}", "config: {process: [{network: {linear: 4}}]}",
+        "config: {process: [{network: {network_kwargs: [1]}}]}",
+        "config: {process: [{network: {network_kwargs: {}}, model: some/base}]}",
+    ],
+)  # fmt: skip
 def test_yaml_that_is_no_configuration(make_bank, text):
     path, _ = make_bank()
     path.with_suffix(".yaml").write_text(text)
@@ -198,6 +216,12 @@ def test_yaml_cannot_run_code(make_bank, tmp_path):
 def test_bad_header(make_bank, header):
     path, _ = make_bank(metadata={"lorweb_config": header})
     refuse(path, "lorweb_config")
+
+
+@pytest.mark.parametrize("settings", [{"alpha": "4"}, {"alpha": float("nan")}, {"alpha": True}, {"encoder": None}])
+def test_header_with_bad_settings(make_bank, settings):
+    path, _ = make_bank(metadata={"lorweb_config": json.dumps(settings)})
+    refuse(path, "the header", f"{next(iter(settings))} is {next(iter(settings.values()))!r}; expected")
 
 
 def test_header_that_contradicts(make_bank):

@@ -57,6 +57,19 @@ def test_config_yaml_named_config(make_bank):
     assert BasisBank.load(path).config.heads == 4
 
 
+def test_config_yaml_beside_two_banks_is_neithers(make_bank):
+    path, _ = make_bank(yaml_kwargs={"lora_heads": 4})
+    make_bank(name="other.safetensors")
+    path.with_suffix(".yaml").rename(path.with_name("config.yaml"))
+    bank = BasisBank.load(path)
+    assert bank.config.heads == 1 and "heads" in bank.assumed
+
+
+@pytest.mark.parametrize(("query_dim", "mode"), [(3 * 768, "cat-aa'b"), (768, "ca'-ca+cb"), (35, "ca'-ca+cb")])
+def test_query_mode_from_the_width(make_bank, query_dim, mode):
+    assert BasisBank.load(make_bank(Spec(query_dim=query_dim))[0]).config.query_mode == mode
+
+
 def test_layers_stand_in_model_order(make_bank):
     names = list(BasisBank.load(make_bank()[0]).layers)
     assert names.index("transformer_blocks.2.norm1.linear") < names.index("transformer_blocks.10.ff.net.2")

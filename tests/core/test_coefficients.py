@@ -51,7 +51,7 @@ def test_mean_averages_a_batch():
     [
         ((), None, "nothing to blend"),
         ((shares(), shares()), (1.0,), "2 coefficients need as many weights; found 1"),
-        ((shares(), signed()), None, "different banks"),
+        ((shares(), signed()), None, r"6 basis elements \(softmax\),.* and .* 6 basis elements \(tanh\),"),
         ((shares(), MixingCoefficients(torch.ones(1, 6), NAMES[:1])), None, "11 layers of 6 .* and 1 layers of 6"),
     ],
 )
@@ -74,6 +74,15 @@ def test_temperature_keeps_totals_and_signs():
     torch.testing.assert_close(cold.values.abs().sum(-1), c.values.abs().sum(-1))
     assert torch.equal(cold.values.sign(), c.values.sign())
     assert (cold.entropy() < c.entropy()).all()
+
+
+def test_temperature_of_tanh_coefficients_beyond_one():
+    """Extrapolated coefficients change as little as the temperature does."""
+    c = MixingCoefficients.blend((signed(1), signed(2)), (2.5, -1.5))
+    assert c.values.abs().max() > 1.5
+    torch.testing.assert_close(c.temperature(0.9999).values, c.values, atol=2e-3, rtol=0)
+    flat = c.temperature(3.0)
+    assert torch.equal(flat.values.sign(), c.values.sign()) and (flat.values.abs() <= c.values.abs() + 1e-5).all()
 
 
 @pytest.mark.parametrize("c", [shares(), signed()])

@@ -65,7 +65,7 @@ def test_an_analogy_costs_nothing_beyond_the_bank(make_bank):
 
 def test_coefficients_of_another_bank(make_bank):
     bank = BasisBank.load(make_bank()[0])
-    with pytest.raises(ValueError, match=r"for 1 layers of 6 basis elements, but bank.safetensors has 11 layers of 6"):
+    with pytest.raises(ValueError, match=r"for 1 layers of 6 basis elements .* but bank.safetensors has 11 layers of 6"):
         bank.compose(MixingCoefficients(torch.ones(1, 6), ("transformer_blocks.0.attn.to_q",)))
     with pytest.raises(ValueError, match="a batch of 2"):
         bank.compose(bank.mix(torch.randn(2, 36)))
@@ -133,6 +133,15 @@ def test_comfyui_file_fuses_q_k_v(composed, tmp_path):
     )
     # Fused modules, each with down, up and alpha: qkv, mlp.0, mlp.2 and mod of the double blocks, linear1 and 2.
     assert len(tensors) == 3 * 6
+
+
+def test_alpha_is_the_rank_in_every_precision(make_bank, tmp_path):
+    """bfloat16 has no 261: three truncated layers of rank 87."""
+    bank = BasisBank.load(make_bank(Spec(num_loras=87, rank=1))[0])
+    bank.compose(bank.mix(torch.randn(36))).save(tmp_path / "lora.safetensors", "comfyui", torch.bfloat16)
+    tensors = load_file(tmp_path / "lora.safetensors")
+    key = "lora_unet_double_blocks_0_img_attn_qkv"
+    assert tensors[f"{key}.alpha"].item() == len(tensors[f"{key}.lora_down.weight"]) == 261
 
 
 def test_comfyui_file_carries_biases(make_bank, tmp_path):

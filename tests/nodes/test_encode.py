@@ -244,6 +244,21 @@ def test_interrupt_stops_loading(small_models):
     assert "40 (28 in transformer_blocks, 12 in single_transformer_blocks)" in info and bank.config.num_loras == 8
 
 
+def test_a_bank_is_loaded_again_when_it_or_its_yaml_changes(tmp_path):
+    import folder_paths
+
+    folder_paths.add_model_folder_path("lorweb", str(tmp_path))
+    random_bank(tmp_path / "changing.safetensors", LAYERS, 4, 2, 8, SMALL.query_dim)
+    seen = [LoadBasis.fingerprint_inputs("changing.safetensors")]
+    assert LoadBasis.fingerprint_inputs("changing.safetensors") == seen[0]
+    for text in ("config: {}", "config: {name: bank}"):
+        (tmp_path / "changing.yaml").write_text(text)
+        seen.append(LoadBasis.fingerprint_inputs("changing.safetensors"))
+    random_bank(tmp_path / "changing.safetensors", LAYERS, 8, 2, 8, SMALL.query_dim)
+    seen.append(LoadBasis.fingerprint_inputs("changing.safetensors"))
+    assert len(set(seen)) == 4
+
+
 @pytest.fixture(scope="module")
 def siglip_path(tmp_path_factory):
     """SigLIP 2 base's architecture at full width with two layers, random weights, and a text tower's key beside it."""
@@ -277,6 +292,38 @@ def test_siglip_agrees_with_the_reference(siglip_path, photographs):
         pixels = processor(images=[Image.fromarray(photograph)], return_tensors="pt")
         expected = model(**pixels).pooler_output
         assert found.shape == (1, 768) and cosine(found, expected) >= 0.999, name
+
+
+@pytest.mark.parametrize(
+    ("encoder", "kind", "loader"),
+    [("google/siglip2-base-patch16-224", "CLIP", "Load SigLIP 2"), (VIT_L.encoder, "SigLIP", "Load CLIP Vision")],
+)
+def test_an_encoder_of_the_other_family_is_refused(clip_vision, siglip_path, photographs, encoder, kind, loader):
+    """CLIP ViT-L/14 and SigLIP 2 base both give 768 numbers."""
+    model = clip_vision if kind == "CLIP" else SiglipVision(load_file(siglip_path), "siglip.safetensors")
+    config = BankConfig(4, 2, 8, query_dim=3 * 768, encoder=encoder)
+    with pytest.raises(ValueError, match=f"is a {kind} model, but the bank was trained with {encoder}.*{loader}"):
+        ClipVisionEncoder(model, config).pooled(tensor(photographs["astronaut"]))
+
+
+def test_a_siglip_of_unknown_width_is_refused(siglip_path):
+    weights = load_file(siglip_path)
+    weights["vision_model.embeddings.patch_embedding.weight"] = torch.zeros(640, 3, 16, 16)
+    with pytest.raises(ValueError, match=r"width 640, .* how many heads .* 768, 1024, 1152, 1536"):
+        SiglipVision(weights, "siglip.safetensors")
+
+
+def test_so400m_sees_384_pixels():
+    """Of which its patches cover 378."""
+    from transformers import SiglipVisionConfig, SiglipVisionModel
+
+    shape = {"hidden_size": 1152, "num_attention_heads": 16, "image_size": 384, "patch_size": 14}
+    model = SiglipVisionModel(SiglipVisionConfig(**shape, intermediate_size=64, num_hidden_layers=1)).eval()
+    weights = {f"vision_model.{k.removeprefix('vision_model.')}": w for k, w in model.state_dict().items()}
+    ours = SiglipVision(weights, "so400m.safetensors")
+    pixels = torch.randn(1, 3, 384, 384)
+    assert ours.image_size == 384
+    torch.testing.assert_close(ours.model(pixels)[2], model(pixel_values=pixels).pooler_output)
 
 
 def test_a_clip_checkpoint_is_no_siglip(vit_path):

@@ -128,6 +128,8 @@ def test_truncated_lora_reports_its_error(comfy, graph):
     inputs = {"basis": ["basis", 0], "coefficients": coefficients, "filename_prefix": "loras/small", "max_rank": 4}
     save["save"] = {"class_type": "LoRWeBSaveLoRA", "inputs": inputs | {"format": "comfyui", "dtype": "float16"}}
     assert "rank 4, relative error" in comfy.run(only(save, "save"))["save"]["text"][0]
+    save["save"]["inputs"]["max_rank"] = 64
+    assert "exact, rank 32" in comfy.run(only(save, "save"))["save"]["text"][0]
 
 
 def test_a_batch_of_b_shares_one_edit(comfy, graph, names):
