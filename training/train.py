@@ -13,12 +13,13 @@ from accelerate.utils import InitProcessGroupKwargs
 
 from .base import check_quantisation, load_transformer
 from .batches import Batches, Share
-from .checkpointing import Checkpoints
+from .checkpointing import Checkpoints, checkpoint_folder
 from .config import Config, flat, load_config
-from .loop import BANK_NAME, Trainer, checkpoint_folder
+from .loop import BANK_NAME, Trainer
 from .optim import check_optimizer
 from .perception import Perception, perceptual_network
 from .setup import analogies, load_data, make_encoding, prepare_run, training_items, validation_sets
+from .start import check_resumed, check_start
 from .tracking import make_trackers
 from .validation import Validator
 
@@ -53,6 +54,8 @@ def train(config: Config) -> Path:
     """
     run = Path(config.run)
     resumed = _resumed_step(config)
+    if config.bank.start and not resumed:
+        check_start(config)
     trackers, tracker_arguments = make_trackers(config.log.trackers, run, resumed)
     accelerator = make_accelerator(config, trackers)
     with accelerator.main_process_first():
@@ -129,12 +132,16 @@ def _resumed_step(config: Config) -> int:
     """Step of the newest checkpoint, 0 without one.
 
     Raises:
-        ValueError: when there is one and the run is not to be resumed.
+        ValueError: when there is one and the run is not to be resumed, or not with this configuration.
     """
-    steps = Checkpoints(checkpoint_folder(config), config.checkpoint.keep).steps()
-    if steps and not config.checkpoint.resume:
+    checkpoints = Checkpoints(checkpoint_folder(config), config.checkpoint.keep)
+    steps = checkpoints.steps()
+    if not steps:
+        return 0
+    if not config.checkpoint.resume:
         raise ValueError(f"{config.run} holds a run that reached step {steps[-1]}; give another run=..., or resume it")
-    return steps[-1] if steps else 0
+    check_resumed(config, checkpoints.state(steps[-1]))
+    return steps[-1]
 
 
 if __name__ == "__main__":

@@ -65,7 +65,7 @@ def test_an_analogy_costs_nothing_beyond_the_bank(make_bank):
 
 def test_coefficients_of_another_bank(make_bank):
     bank = BasisBank.load(make_bank()[0])
-    with pytest.raises(ValueError, match=r"for 1 layers of 6 basis elements .* but bank.safetensors has 11 layers of 6"):
+    with pytest.raises(ValueError, match=r"for 1 layers of 6 .* but bank.safetensors has 11 layers of 6"):
         bank.compose(MixingCoefficients(torch.ones(1, 6), ("transformer_blocks.0.attn.to_q",)))
     with pytest.raises(ValueError, match="a batch of 2"):
         bank.compose(bank.mix(torch.randn(2, 36)))

@@ -52,7 +52,13 @@ def add_by_hand(weights: dict[str, torch.Tensor], bank, coefficients, strength: 
 
 def float_weights(model) -> dict[str, torch.Tensor]:
     """A float32 copy of all weights of a ModelPatcher's diffusion model."""
-    return {name: tensor.float().clone() for name, tensor in model.model.diffusion_model.state_dict().items()}
+    return dequantised(model.model.diffusion_model.state_dict())
+
+
+def dequantised(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """A float32 copy of weights, those of scaled fp8 times their scale."""
+    scales = {name.replace(".scale_weight", ".weight"): t for name, t in weights.items() if "scale_weight" in name}
+    return {name: tensor.float() * scales.get(name, torch.ones(())) for name, tensor in weights.items()}
 
 
 def raw_weights(model) -> dict[str, torch.Tensor]:
@@ -63,7 +69,7 @@ def raw_weights(model) -> dict[str, torch.Tensor]:
 def checksums(model) -> dict[str, int]:
     """A checksum of the bits of every weight, for models too large to copy."""
     tensors = model.model.diffusion_model.state_dict()
-    return {n: zlib.crc32(t.contiguous().view(torch.uint8).numpy()) for n, t in tensors.items()}
+    return {n: zlib.crc32(t.reshape(-1).view(torch.uint8).numpy()) for n, t in tensors.items()}
 
 
 def relative(found: torch.Tensor, expected: torch.Tensor) -> float:

@@ -10,12 +10,22 @@ from lorweb_pack.lorweb_core import BasisBank, MixingCoefficients
 from lorweb_pack.lorweb_core.checkpoint import write_bank
 from lorweb_pack.nodes.adapter import BasisAdapter
 from lorweb_pack.nodes.apply import Apply
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from harness.small_flux_pack.loader import load_small_flux
 from harness.small_models import SMALL_FLUX, SMALL_HIDDEN, flux_layers, random_bank
 
-from .dense import add_by_hand, checksums, edit_strengths, float_weights, forward, patched, raw_weights, relative
+from .dense import (
+    add_by_hand,
+    checksums,
+    dequantised,
+    edit_strengths,
+    float_weights,
+    forward,
+    patched,
+    raw_weights,
+    relative,
+)
 
 LAYERS = flux_layers(SMALL_HIDDEN, 2, 2)
 
@@ -133,8 +143,9 @@ def test_stock_lora_loader_gives_the_same_model(flux32, bank, coefficients, tmp_
     assert relative(found, expected) < 1e-5
 
 
-def test_bf16_base(small_models, bank, coefficients):
-    base = load_small_flux(small_models / "diffusion_models" / SMALL_FLUX, torch.bfloat16)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_base(small_models, bank, coefficients, dtype):
+    base = load_small_flux(small_models / "diffusion_models" / SMALL_FLUX, dtype)
     expected = float_weights(base)
     add_by_hand(expected, bank, coefficients, 1.0, SMALL_HIDDEN)
     model = apply(base, bank, coefficients).args[0]
@@ -142,7 +153,7 @@ def test_bf16_base(small_models, bank, coefficients):
     with patched(model):
         weights = raw_weights(model)
     for name, weight in weights.items():
-        assert weight.dtype == torch.bfloat16
+        assert weight.dtype == dtype
         torch.testing.assert_close(weight.float(), expected[name], rtol=2**-8, atol=1e-6)
     assert all(torch.equal(before[name], tensor) for name, tensor in raw_weights(base).items())
 
@@ -170,15 +181,31 @@ def test_fp8_base(small_models, bank, coefficients, tmp_path):
     assert all(torch.equal(before[n].view(torch.uint8), t.view(torch.uint8)) for n, t in raw_weights(base).items())
 
 
+def scale_to_fp8(source, target):
+    """A checkpoint as those named fp8_scaled are: every matrix in fp8 beside the scale that its largest entry takes."""
+    tensors = {"scaled_fp8": torch.zeros(2, dtype=torch.float8_e4m3fn)}
+    for name, tensor in load_file(source).items():
+        if tensor.dim() == 2:
+            scale = tensor.abs().max().float() / torch.finfo(torch.float8_e4m3fn).max
+            tensors[name.removesuffix("weight") + "scale_weight"] = scale
+            tensor = (tensor.float() / scale).to(torch.float8_e4m3fn)
+        tensors[name] = tensor
+    save_file(tensors, target)
+    return target
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("weight_dtype", ["default", "fp8_e4m3fn"])
+@pytest.mark.parametrize("weight_dtype", ["default", "fp8_e4m3fn", "scaled"])
 def test_real_width_through_the_stock_loader(wide_flux_path, tmp_path, weight_dtype):
     """FLUX's real width, one double and one single block, a bank of the released sizes, ComfyUI's own UNETLoader."""
     import folder_paths
     import nodes
 
-    folder_paths.add_model_folder_path("diffusion_models", str(wide_flux_path.parent))
-    base = nodes.UNETLoader().load_unet(wide_flux_path.name, weight_dtype)[0]
+    path = wide_flux_path
+    if weight_dtype == "scaled":
+        path, weight_dtype = scale_to_fp8(path, tmp_path / "wide_fp8_scaled.safetensors"), "default"
+    folder_paths.add_model_folder_path("diffusion_models", str(path.parent))
+    base = nodes.UNETLoader().load_unet(path.name, weight_dtype)[0]
     bank = load_bank(
         tmp_path, flux_layers(3072, 1, 1), num_loras=32, rank=4, key_dim=128, query_dim=2304, dtype=torch.float16
     )
@@ -190,18 +217,18 @@ def test_real_width_through_the_stock_loader(wide_flux_path, tmp_path, weight_dt
     add_by_hand(expected, bank, coefficients, 1.0, 3072)
     with patched(model) as diffusion_model:
         found = forward(diffusion_model, size=8)
-        weights = diffusion_model.state_dict()
-        errors = {name: relative(weight.float(), expected[name]) for name, weight in weights.items()}
+        weights = dequantised(diffusion_model.state_dict())
+        errors = {name: relative(weight, expected[name]) for name, weight in weights.items()}
         strengths = edit_strengths(weights, expected, bank, coefficients, 3072)
     assert checksums(base) == before
     assert all(strength == pytest.approx(1, abs=0.03) for strength in strengths.values())
-    if weight_dtype == "default":
+    if dtype == torch.float8_e4m3fn:
+        assert torch.isfinite(found).all()
+    else:
         assert max(errors.values()) < 1e-5
         expected = {name: tensor.to(dtype) for name, tensor in expected.items()}
         assert relative(found, load_weights_and_run(base, expected, size=8)) < 1e-5
-    else:
-        assert dtype == torch.float8_e4m3fn
-        assert torch.isfinite(found).all()
+    assert (dtype == torch.float8_e4m3fn) == (weight_dtype != "default" or path != wide_flux_path)
 
 
 def test_bias_variant(flux32, tmp_path):

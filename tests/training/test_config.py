@@ -68,6 +68,7 @@ def test_paper_yaml_comments_every_knob():
         ("data.cache_latents=5", "set data.cache"),
         ("data.examples=3", "data.examples above 1 needs embeddings of images, or of example pairs: set data.cache"),
         ("steps", "write key=value"),
+        ("data.hold_task_names=[sepia,", "data.hold_task_names=[sepia,: not valid YAML"),
         ("bank.heads=3", "heads is 3, which does not divide the key width 128"),
         ("bank.num_loras=0", "num_loras is 0; expected a whole number of at least 1"),
         ("bank.projection=conv", "bank.projection is 'conv'; expected one of linear, none"),

@@ -175,9 +175,20 @@ def test_a_run_that_was_moved_is_evaluated_where_it_is(run_training, tmp_path, c
     run = old.rename(tmp_path / "new")
     arguments = ["--run", str(run), "--analogies", "1", "validation.steps=1", "data.canvas=64"]
     assert main(arguments) == 0
+    assert "not trained on this split" not in caplog.text
     assert not old.exists() and "Evaluation of " + str(run) in (run / "evaluation" / "report.html").read_text()
     arguments[3] = "0"
     assert main(arguments) == 1 and "0 analogies are no evaluation" in caplog.text
+
+
+def test_a_bank_of_another_split_is_named(run_training, tmp_path, caplog):
+    run = run_training(tmp_path / "run", "train.steps=1")
+    other = run_training(tmp_path / "other", "train.steps=1", "train.seed=7", "data.hold_images=0.5")
+    against = ["--against", str(other / "bank.safetensors"), "validation.steps=1"]
+    assert main(["--run", str(run), "--analogies", "1", *against]) == 0
+    assert [text for text in caplog.messages if "not trained on this split" in text] == [
+        "other/bank: not trained on this split; it may have seen what is held out here"
+    ]
 
 
 @pytest.mark.parametrize(("found", "fits"), [("owner/encoder", True), ("encoder", True), ("owner/other", False)])

@@ -92,6 +92,24 @@ def test_a_run_killed_before_its_last_bank_is_written_writes_it(run_training, tm
     assert_same_bank(whole, run)
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("bank.rank=2", "its rank is 4, but this run trains a bank with 2"),
+        ("bank.softmax=false", "its softmax is True, but"),
+        ("bank.query_mode=ca'-ca", "trains with queries cat-aa'b and adamw, and cannot go on with ca'-ca and adamw"),
+        ("optimizer.name=adamw8bit", "cannot go on with cat-aa'b and adamw8bit; give another run="),
+    ],
+)
+def test_a_run_does_not_go_on_as_another(run_training, tmp_path, setting, message):
+    run = run_training(tmp_path / "run", "train.steps=1")
+    before = (run / "config.yaml").read_text(), (run / "bank.safetensors").read_bytes()
+    with pytest.raises(ValueError) as error:
+        run_training(run, "train.steps=2", setting)
+    assert message in str(error.value)
+    assert before == ((run / "config.yaml").read_text(), (run / "bank.safetensors").read_bytes())
+
+
 def test_a_run_killed_while_it_saves_its_configuration_goes_on(run_training, tmp_path, monkeypatch):
     run = run_training(tmp_path / "run", "train.steps=1")
 

@@ -112,6 +112,24 @@ def test_divergence_stops_the_run(run_training, tmp_path):
     assert not (tmp_path / "run" / "bank.safetensors").exists()
 
 
+def test_weights_that_are_no_numbers_never_reach_a_checkpoint(run_training, tmp_path):
+    """The step that spoils them has a loss like any other: Adam divides A's gradient, 0 at first, by eps."""
+    settings = ["train.steps=2", "checkpoint.every=1", "optimizer.eps=0"]
+    with pytest.raises(ValueError, match="weights that are no numbers at step 1: the run has diverged"):
+        run_training(tmp_path / "run", *settings)
+    assert not list((tmp_path / "run" / "checkpoints").glob("step-*"))
+
+
+def test_validation_shows_the_averaged_bank(run_training, tmp_path):
+    """The grid of a run with an average is that of its bank, which a run that learns nothing begins with."""
+    shown = ["validation.every=1", "validation.steps=1", "validation.analogies=1"]
+    averaged = run_training(tmp_path / "averaged", "train.steps=3", "optimizer.lr=1e-1", "optimizer.ema=0.9", *shown)
+    begin = [f"bank.start={averaged / 'bank.safetensors'}", "train.steps=1", "optimizer.lr=0"]
+    still = run_training(tmp_path / "still", *begin, *shown)
+    last = [sorted((run / "validation").glob("*.png"))[-1] for run in (averaged, still)]
+    assert "3" in last[0].name and last[0].read_bytes() == last[1].read_bytes()
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [

@@ -46,6 +46,7 @@ def test_a_bank_of_another_kind_is_refused(run_training, tmp_path, first, settin
     with pytest.raises(ValueError) as error:
         run_training(tmp_path / "run", "train.steps=1", f"bank.start={first}", setting)
     assert message in str(error.value)
+    assert not (tmp_path / "run").exists() or "bank.targets" in message  # layers are known once there is a base
 
 
 def test_a_bank_of_another_base_is_refused_by_layer(run_training, tmp_path, first):

@@ -14,6 +14,7 @@ from pathlib import Path
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from ..config import check_values, parse_overrides
 from .autoencoder import AutoencoderSettings, train_autoencoder
 from .base import BaseSettings, train_base
 from .encoder import EncoderSettings, train_encoder
@@ -42,9 +43,11 @@ def load_settings(overrides: list[str]) -> StarterSettings:
         ValueError: naming a key or value that does not fit.
     """
     try:
-        tree = OmegaConf.merge(OmegaConf.structured(StarterSettings), OmegaConf.from_dotlist(overrides))
+        tree = OmegaConf.merge(OmegaConf.structured(StarterSettings), parse_overrides(overrides))
     except OmegaConfBaseException as error:
         raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
+    for part in ("autoencoder", "encoder", "base"):
+        check_values(tree[part], f"{part}.")
     return OmegaConf.to_object(tree)
 
 

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 
 from ..checkpointing import Checkpoints
 from ..config import OptimizerConfig
-from ..optim import make_optimizer, make_schedule
+from ..optim import check_optimizer, make_optimizer, make_schedule, with_settings_of
 from ..tracking import CSVTracker
 
 logger = logging.getLogger(__name__)
@@ -70,14 +70,20 @@ def fit(
         evaluate: numbers for ``evaluation.csv``, called at every checkpoint.
 
     Raises:
-        ValueError: when the loss is no longer a number, or the checkpoint is of a run with other settings.
+        ValueError: for an optimiser that cannot work here, when the loss is no longer a number, or when the checkpoint
+            is of a run with other settings.
     """
+    check_optimizer(optimizer_config, sharded=False)
+    if optimizer_config.ema:
+        raise ValueError("optimizer.ema averages the weights of banks only; set it to 0")
     run.mkdir(parents=True, exist_ok=True)
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
     optimizer = make_optimizer(optimizer_config, trained)
-    schedule = make_schedule(optimizer_config, optimizer, settings.steps)
     checkpoints = Checkpoints(run / "checkpoints", keep=1)
-    first = _resume(checkpoints, module, optimizer, schedule)
+    first = (checkpoints.steps() or [0])[-1]
+    schedule = make_schedule(optimizer_config, optimizer, settings.steps, first)
+    if first:
+        _restore(checkpoints, first, module, optimizer)
     log, evaluation = (CSVTracker(run / name, first) for name in ("metrics.csv", "evaluation.csv"))
     started, logged, device = time.perf_counter(), first, next(iter(trained.values())).device
     steps = range(first, settings.steps)
@@ -90,7 +96,8 @@ def fit(
     for step, drawn in zip(steps, progress):
         values = losses(send_to_device(drawn, device))
         values["loss"].backward()
-        nn.utils.clip_grad_norm_(trained.values(), optimizer_config.clip)
+        if optimizer_config.clip:
+            nn.utils.clip_grad_norm_(trained.values(), optimizer_config.clip)
         optimizer.step()
         optimizer.zero_grad()
         schedule.step()
@@ -107,36 +114,32 @@ def fit(
         if due and evaluate is not None:
             evaluation.log(evaluate(), done)
         if due:
-            _save(checkpoints, done, module, optimizer, schedule)
+            _save(checkpoints, done, module, optimizer)
 
 
-def _resume(checkpoints: Checkpoints, module: nn.Module, optimizer: Optimizer, schedule) -> int:
-    newest = checkpoints.steps()[-1:]
-    if not newest:
-        return 0
-    tensors, state = checkpoints.load(newest[0])
+def _restore(checkpoints: Checkpoints, step: int, module: nn.Module, optimizer: Optimizer) -> None:
+    tensors, state = checkpoints.load(step)
     try:
         module.load_state_dict(tensors["weights"])
     except RuntimeError as error:
         raise ValueError(
-            f"{checkpoints.folder}: the checkpoint of step {newest[0]} is of a run with other settings; give another"
+            f"{checkpoints.folder}: the checkpoint of step {step} is of a run with other settings; give another"
             f" run=..., or the settings that this one began with ({str(error).splitlines()[-1].strip()})"
         ) from error
     entries: dict[int, dict[str, Tensor]] = {}
     for key, value in tensors["optimizer"].items():
         number, name = key.split(".", 1)
         entries.setdefault(int(number), {})[name] = value
-    optimizer.load_state_dict({"state": entries, "param_groups": state["groups"]})
-    schedule.load_state_dict(state["schedule"])
-    logger.info("resumed from step %d", newest[0])
-    return newest[0]
+    groups = with_settings_of(optimizer.param_groups, state["groups"])
+    optimizer.load_state_dict({"state": entries, "param_groups": groups})
+    logger.info("resumed from step %d", step)
 
 
-def _save(checkpoints: Checkpoints, step: int, module: nn.Module, optimizer: Optimizer, schedule) -> None:
+def _save(checkpoints: Checkpoints, step: int, module: nn.Module, optimizer: Optimizer) -> None:
     state = optimizer.state_dict()
     moments = {f"{number}.{name}": value for number, entry in state["state"].items() for name, value in entry.items()}
     checkpoints.save(
         step,
         {"weights": module.state_dict(), "optimizer": moments},
-        {"groups": state["param_groups"], "schedule": schedule.state_dict()},
+        {"groups": state["param_groups"]},
     )

@@ -25,9 +25,10 @@ class LatentPool:
     def __init__(self, manifest: Manifest, coder: LatentCoder, canvas: int, cache: Path, fingerprint: Mapping):
         self.manifest, self.coder, self.geometry = manifest, coder, square_canvas(canvas)
         store = EmbeddingCache(cache, {**fingerprint, "canvas": canvas})
-        keys = {f"{pair.before.key} {pair.after.key}": pair for pair in map(manifest.__getitem__, range(len(manifest)))}
-        store.get_or_build(keys.items(), self._encode, batch_size=16, label="encoding pairs")
-        rows = store.stack(list(keys))
+        pairs = [manifest[number] for number in range(len(manifest))]
+        keys = [f"{pair.before.key} {pair.after.key}" for pair in pairs]
+        store.get_or_build(dict(zip(keys, pairs)).items(), self._encode, batch_size=16, label="encoding pairs")
+        rows = store.stack(keys)
         self.reference, self.target = (rows[name].to(coder.vae.device) for name in ("reference", "target"))
         self.tasks = {name: list(numbers) for name, numbers in manifest.tasks.items()}
 

@@ -81,6 +81,15 @@ def test_control_target_in_task_folders(prepare, picture, tmp_path):
     assert [line["task"] for line in prepare(tmp_path / "set")[1]] == ["rain", "rain", "snow", "snow"]
 
 
+def test_a_task_folder_without_a_side_is_reported_and_the_others_kept(prepare, picture, tmp_path):
+    for folder in ("rain/control", "rain/target", "snow/control"):
+        for i in range(2):
+            picture(tmp_path / "set" / folder / f"{i}.png", seed=i)
+    _, lines, bad = prepare(tmp_path / "set")
+    assert [line["task"] for line in lines] == ["rain", "rain"]
+    assert len(bad) == 2 and all("snow" in item for item in bad)
+
+
 def test_plain_folders_of_both_shapes(prepare, picture, tmp_path):
     source = tmp_path / "set"
     for i in range(2):

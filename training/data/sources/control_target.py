@@ -36,7 +36,7 @@ def _roots(source: Path) -> Iterator[Path]:
 
 def _subfolders(root: Path) -> list[Path]:
     """Folders with images below control or target, as seen from there."""
-    sides = (root / CONTROL, root / TARGET)
+    sides = [side for side in (root / CONTROL, root / TARGET) if side.is_dir()]
     found = {folder.relative_to(side) for side in sides for folder, _ in walk(side) if image_names(folder)}
     return sorted(found)
 
