@@ -24,7 +24,7 @@ def released_size_bank():
 
 
 def loop(layers: list[tuple[torch.Tensor, torch.Tensor]], z: torch.Tensor) -> torch.Tensor:
-    """METHOD's formula, layer by layer. z [q] or [batch, q]."""
+    """The paper's formula, layer by layer. z [q] or [batch, q]."""
     rows = []
     for keys, to_q in layers:
         u = z @ to_q.float().T

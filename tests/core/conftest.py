@@ -1,4 +1,4 @@
-"""Banks with random weights in the released layout, and METHOD's formulas evaluated plainly in float64."""
+"""Banks with random weights in the released layout, and the paper's formulas evaluated plainly in float64."""
 
 import math
 from dataclasses import dataclass, field
@@ -59,7 +59,7 @@ class Spec:
 
 
 def reference_coefficients(tensors, name, query, heads=1, softmax=True, mixing="mean"):
-    """c of one layer, line by line as METHOD writes it, one head and one basis element at a time, in float64."""
+    """c of one layer, line by line as the paper writes it, one head and one basis element at a time, in float64."""
     keys = tensors[f"transformer.{name}.lora_keys"].double()
     to_q = tensors.get(f"transformer.{name}.att_lora_to_q.weight")
     u = query.double() if to_q is None else to_q.double() @ query.double()
@@ -92,7 +92,7 @@ def relative_error(found, expected):
 
 
 def released_yaml(**network_kwargs) -> str:
-    """The config.yaml that lies beside a released checkpoint, with the keys that METHOD names."""
+    """The config.yaml that lies beside a released checkpoint, with its keys."""
     import yaml
 
     network = {"type": "lorweb", "linear": 3, "linear_alpha": 3, "network_kwargs": {"external_query": True}}

@@ -1,4 +1,4 @@
-"""Coefficients and deltas agree with METHOD's formulas in float64, for every kind of bank."""
+"""Coefficients and deltas agree with the paper's formulas in float64, for every kind of bank."""
 
 import pytest
 import torch

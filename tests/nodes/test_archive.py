@@ -7,6 +7,7 @@ on a server that has this copy of the pack alone.
 import os
 import subprocess
 import sys
+import tomllib
 import urllib.request
 import zipfile
 
@@ -23,6 +24,7 @@ from .test_server import (
     test_every_input_has_a_tooltip_and_every_node_a_help_page,
     test_published_interface,
 )
+from .test_starter import test_the_workflow_answers_its_examples
 from .test_workflows import test_comfyui_lists_and_serves_them_as_templates
 
 __all__ = [
@@ -31,12 +33,13 @@ __all__ = [
     "test_edit_by_example",
     "test_every_input_has_a_tooltip_and_every_node_a_help_page",
     "test_published_interface",
+    "test_the_workflow_answers_its_examples",
 ]
 
 LEFT_OUT = {".ci", "benchmarks", "dev.py", "harness", "tests"}
 NEEDED = {
     "LICENSE", "README.md", "__init__.py", "assets", "locales", "lorweb_core", "nodes", "pyproject.toml",
-    "requirements.txt", "subgraphs", "training", "web", "workflows",
+    "requirements.txt", "starter", "subgraphs", "training", "web", "workflows",
 }  # fmt: skip
 
 
@@ -104,7 +107,6 @@ def test_training_runs_from_it(archive, tmp_path):
 
 
 def test_the_registry_is_told_the_oldest_comfyui():
-    tomllib = pytest.importorskip("tomllib")
     settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     assert settings["project"]["name"] == PACK_NAME
     assert settings["tool"]["comfy"]["requires-comfyui"] == ">=0.3.75"
@@ -113,7 +115,6 @@ def test_the_registry_is_told_the_oldest_comfyui():
 
 
 def test_the_registry_is_told_the_icon():
-    tomllib = pytest.importorskip("tomllib")
     comfy = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["comfy"]
     with urllib.request.urlopen(comfy["Icon"]) as icon:
         assert icon.headers.get_content_type() == "image/svg+xml"
