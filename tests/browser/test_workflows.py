@@ -83,3 +83,16 @@ def test_a_run_shows_both_heatmaps(page, images):
     for node in coefficients:
         assert page.pictures(node) == [THUMBNAIL]
     assert {node["id"]: node["size"] for node in page.serialize()["nodes"]} == sizes
+
+
+def test_a_refined_result_has_its_size_and_the_shape_of_b(page, images):
+    workflow = small_workflow("edit_and_refine", images)
+    find(workflow, "ImageScaleToTotalPixels")["widgets_values"][1] = 0.06
+    nodes = [find(workflow, "PreviewImage", "as the canvas made it"), find(workflow, "SaveImage", "refined")]
+    page.load(workflow)
+    page.run([node["id"] for node in nodes])
+    assert page.errors == []
+    (made,), (refined,) = (page.pictures(node["id"]) for node in nodes)
+    assert refined[0] * refined[1] == pytest.approx(0.06 * 2**20, rel=0.08)
+    assert refined[0] * refined[1] > 2 * made[0] * made[1]
+    assert refined[0] / refined[1] == pytest.approx(made[0] / made[1], rel=0.05)

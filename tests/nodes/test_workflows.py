@@ -12,7 +12,14 @@ from harness.api_graph import NOTES, WIDGET_TYPES, described_inputs, widgets
 from harness.comfyui import PACK_NAME, ROOT
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
-SHIPPED = {"blend_two_edits", "edit_by_example", "export_lora", "inspect_coefficients", "starter_cpu"}
+SHIPPED = {
+    "blend_two_edits",
+    "edit_and_refine",
+    "edit_by_example",
+    "export_lora",
+    "inspect_coefficients",
+    "starter_cpu",
+}
 TITLE_HEIGHT = 30
 
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
