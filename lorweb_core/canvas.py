@@ -130,11 +130,6 @@ class CanvasGeometry:
         """Width of the canvas."""
         return 2 * self.quadrant_width
 
-    @property
-    def latent_size(self) -> tuple[int, int]:
-        """(height, width) of the canvas' latent."""
-        return self.height // LATENT_SHRINK, self.width // LATENT_SHRINK
-
     def quadrant(self, images: Tensor, fit: str = "crop") -> Tensor:
         """Fit images [B, H, W, C] into a quadrant: [B, quadrant_height, quadrant_width, C]."""
         content = fit_image(images, self.content_height, self.content_width, fit)

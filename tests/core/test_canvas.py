@@ -19,7 +19,6 @@ def test_plan(height, width, megapixels):
     g = CanvasGeometry.plan(height, width, megapixels)
     assert g.quadrant_height % MULTIPLE == 0 and g.quadrant_width % MULTIPLE == 0
     assert (g.height, g.width) == (2 * g.quadrant_height, 2 * g.quadrant_width)
-    assert g.latent_size == (g.height // 8, g.width // 8)
     # b keeps its aspect ratio to the nearest pixel, and fills its quadrant up to less than one step of 16.
     assert abs(g.content_width - g.content_height * width / height) <= 0.5 + 0.5 * max(1, width / height)
     assert g.quadrant_height - g.content_height < MULTIPLE and g.quadrant_width - g.content_width < MULTIPLE
