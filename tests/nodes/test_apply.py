@@ -3,9 +3,11 @@
 import logging
 
 import comfy.lora
+import comfy.sample
 import comfy.sd
 import pytest
 import torch
+from comfy_api.torch_helpers import set_torch_compile_wrapper
 from lorweb_pack.lorweb_core import BasisBank, MixingCoefficients
 from lorweb_pack.lorweb_core.checkpoint import write_bank
 from lorweb_pack.nodes.adapter import BasisAdapter
@@ -301,3 +303,34 @@ def test_the_adapter_copies_nothing_and_can_be_rebuilt(flux32, bank, coefficient
         x.calculate_weight(torch.zeros(shape), "key", 0.5, 1.0, None, lambda delta: delta) for x in (adapter, rebuilt)
     ]
     assert torch.equal(*results) and results[0].any()
+
+
+def sample(model):
+    """Two steps of ComfyUI's own sampler on a random latent."""
+    generator, params = torch.Generator().manual_seed(0), model.model.diffusion_model.params
+    latent, noise = (torch.randn(1, 16, 16, 16, generator=generator) for _ in range(2))
+    context = torch.randn(1, 8, params.context_in_dim, generator=generator)
+    pooled = torch.randn(1, params.vec_in_dim, generator=generator)
+    told = [[context, {"pooled_output": pooled}]]
+    return comfy.sample.sample(model, noise, 2, 1.0, "euler", "simple", told, told, latent, seed=0)
+
+
+@pytest.mark.parametrize("compiled_first", [True, False])
+def test_a_compiled_model_takes_the_edit_and_loses_it_again(flux32, bank, coefficients, compiled_first):
+    def compiled(model):
+        model = model.clone()
+        set_torch_compile_wrapper(model, backend="eager")  # what the node TorchCompileModel calls
+        return model
+
+    def edited(model):
+        return apply(model, bank, coefficients).args[0]
+
+    torch._dynamo.reset()
+    torch._dynamo.utils.counters.clear()
+    before, expected = sample(flux32), sample(edited(flux32))
+    found = sample(edited(compiled(flux32)) if compiled_first else compiled(edited(flux32)))
+    assert relative(expected, before) > 1e-2
+    assert relative(found, expected) < 1e-5
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] > 0
+    assert torch.equal(sample(flux32), before)
+    torch._dynamo.reset()
