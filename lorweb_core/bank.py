@@ -30,7 +30,7 @@ from .checkpoint import (
     write_bank,
 )
 from .coefficients import MixingCoefficients
-from .config import BankConfig, BankError
+from .config import RELEASED_CANVAS, BankConfig, BankError
 from .lora import ComposedLoRA
 from .mixing import fold_projection, mixing_coefficients
 
@@ -90,6 +90,12 @@ class BasisBank:
     def extra(self) -> dict[str, str]:
         """Header entries beside the configuration, such as the training step."""
         return {k: v for k, v in self.metadata.items() if k not in ("format", "lorweb_config")}
+
+    @property
+    def canvas(self) -> int:
+        """Side in pixels of the square canvases that it was trained on; the released recipe's if the file is silent."""
+        side = self.metadata.get("canvas", "")
+        return int(side) if side.isdecimal() else RELEASED_CANVAS
 
     @classmethod
     def load(cls, path: str | os.PathLike, progress: Progress | None = None) -> BasisBank:

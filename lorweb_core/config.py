@@ -14,6 +14,7 @@ from .query import QUERY_MODES
 CLIP_VIT_L = "openai/clip-vit-large-patch14"
 SIGLIP2 = "google/siglip2-base-patch16-224"
 FLUX_KONTEXT = "black-forest-labs/FLUX.1-Kontext-dev"
+RELEASED_CANVAS = 512
 PROJECTIONS = ("linear", "none")
 
 

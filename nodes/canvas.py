@@ -1,9 +1,17 @@
 """Canvas and Crop Result: the 2x2 composite that the model edits, and b' cut out of it."""
 
-from comfy_api.latest import io
+import logging
 
-from ..lorweb_core import CanvasGeometry
-from .sockets import CATEGORY, Geometry, fit_input, rgb, triplet_inputs
+from comfy_api.latest import io, ui
+
+from ..lorweb_core import BasisBank, CanvasGeometry
+from .sockets import CATEGORY, Basis, Geometry, fit_input, rgb, triplet_inputs
+
+logger = logging.getLogger(__name__)
+
+# A canvas may have this many times more or fewer pixels than those of the training. The released bank, trained on 512
+# pixels a side, is used at a megapixel; a quadrant is rounded to multiples of 16.
+FARTHEST = 4.5
 
 
 class Canvas(io.ComfyNode):
@@ -40,6 +48,11 @@ class Canvas(io.ComfyNode):
                     " megapixels.",
                 ),
                 fit_input(),
+                Basis.Input(
+                    "basis",
+                    optional=True,
+                    tooltip="The bank, if you want to be warned of a canvas far from the size that it was trained on.",
+                ),
             ],
             outputs=[
                 io.Image.Output(display_name="canvas", tooltip="a | a' over b | b, for VAE Encode."),
@@ -54,10 +67,35 @@ class Canvas(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, image_a, image_a_prime, image_b, megapixels: float, long_side: int, fit: str) -> io.NodeOutput:
+    def execute(
+        cls,
+        image_a,
+        image_a_prime,
+        image_b,
+        megapixels: float,
+        long_side: int,
+        fit: str,
+        basis: BasisBank | None = None,
+    ) -> io.NodeOutput:
         geometry = CanvasGeometry.plan(*image_b.shape[1:3], megapixels, long_side)
         canvas = geometry.compose(rgb(image_a)[:1], rgb(image_a_prime)[:1], rgb(image_b), fit)
-        return io.NodeOutput(canvas, geometry, geometry.width, geometry.height)
+        warning = size_warning(geometry, basis) if basis else ""
+        if warning:
+            logger.warning(warning)
+        shown = ui.PreviewText(warning) if warning else None
+        return io.NodeOutput(canvas, geometry, geometry.width, geometry.height, ui=shown)
+
+
+def size_warning(geometry: CanvasGeometry, bank: BasisBank) -> str:
+    """What to say of a canvas far from the size that a bank was trained on; empty for one that is near."""
+    ratio = geometry.height * geometry.width / bank.canvas**2
+    if 1 / FARTHEST <= ratio <= FARTHEST:
+        return ""
+    side = bank.canvas
+    return (
+        f"The canvas is {geometry.width} x {geometry.height}, but {bank.path.name} was trained on canvases of {side} x"
+        f" {side}: expect a poor result. Set long_side to {side}, or to {2 * side} at most."
+    )
 
 
 class CropResult(io.ComfyNode):

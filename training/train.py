@@ -67,7 +67,8 @@ def train(config: Config) -> Path:
         encoding = make_encoding(config, accelerator.device, manifest, dataset)
     transformer = load_transformer(config.base, accelerator.device)
     perception = lpips and Perception(lpips.to(accelerator.device), encoding.coder.pixels)
-    trainer = Trainer(config, accelerator, transformer, encoding.bank, {"data_hash": splits.train.digest}, perception)
+    header = {"data_hash": splits.train.digest, "canvas": str(config.data.canvas)}
+    trainer = Trainer(config, accelerator, transformer, encoding.bank, header, perception)
     batches = Batches(
         config,
         training_items(config, dataset, encoding),

@@ -18,7 +18,7 @@ PUBLISHED = {
     "LoRWeBStarterExample": ["example"],
     "LoRWeBEncodeAnalogy": ["basis", "clip_vision", "image_a", "image_a_prime", "image_b", "fit", "encoder_crop"],
     "LoRWeBApply": ["model", "basis", "coefficients", "strength"],
-    "LoRWeBCanvas": ["image_a", "image_a_prime", "image_b", "megapixels", "long_side", "fit"],
+    "LoRWeBCanvas": ["image_a", "image_a_prime", "image_b", "megapixels", "long_side", "fit", "basis"],
     "LoRWeBCropResult": ["image", "geometry", "original_size"],
     "LoRWeBBlendCoefficients": ["coefficients_1", "coefficients_2", "blend"],
     "LoRWeBAdjustCoefficients": ["coefficients", "temperature", "top_k", "block_scales", "overrides"],

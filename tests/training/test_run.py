@@ -40,7 +40,7 @@ def test_loss_falls_and_the_bank_is_read_by_the_core(run_training, tmp_path):
     assert (bank.config.num_loras, bank.config.rank, bank.config.query_dim) == (4, 4, 3 * 768)
     assert bank.config.base_model == "base" and bank.config.encoder == "encoder" and not bank.assumed
     assert bank.metadata["step"] == "30" and len(bank.metadata["data_hash"]) == 32 and len(bank.layers) == 40
-    assert str(config.run) == str(run)
+    assert str(config.run) == str(run) and bank.canvas == config.data.canvas == 32
     coefficients = bank.mix(torch.randn(3 * 768))
     assert bank.delta("transformer_blocks.0.attn.to_q", coefficients).abs().max() > 0
 
