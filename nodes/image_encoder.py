@@ -15,7 +15,6 @@ ENCODER_CROPS = ("center", "pad", "stretch")
 # Images a forward pass; bounds memory for large batches and lets an interrupt in between.
 CHUNK = 16
 SIGLIP_MEAN = [0.5, 0.5, 0.5]
-STARTER_ENCODER = "starter/encoder"  # as its bank names it
 
 
 @dataclass
@@ -107,8 +106,8 @@ class ClipVisionEncoder:
 
 
 def _where_to_get(encoder: str) -> str:
-    if encoder == STARTER_ENCODER:
-        return "connect the clip_vision of Load LoRWeB Starter"
+    if "/" not in encoder:  # no hub id, but the name of a folder
+        return "connect that one; the starter's is the clip_vision of Load LoRWeB Starter"
     name = encoder.rsplit("/", 1)[-1]
     return f"put its model.safetensors into models/clip_vision as {name}.safetensors and choose it in the loader"
 

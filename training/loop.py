@@ -220,7 +220,9 @@ class Trainer:
             self.ema.restore(self.trained.values())
 
     def _bank_state(self) -> dict[str, Tensor]:
-        """The adapter state that the bank is written from."""
+        """The adapter state that the bank is written from; of an average a copy, since the parameters are put back."""
+        if self.ema is None:
+            return self.tuner.adapter_state_dict()
         with self._averaged():
             return {name: value.clone() for name, value in self.tuner.adapter_state_dict().items()}
 

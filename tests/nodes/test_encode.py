@@ -15,6 +15,7 @@ from lorweb_pack.nodes.siglip import SiglipVision
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from harness.comfyui import ROOT
 from harness.edit_graph import sepia
 from harness.small_models import RANDOM_VIT_L, SMALL_BANK, random_bank
 
@@ -230,6 +231,13 @@ def test_an_encoder_of_another_width_is_refused(tmp_path, small_vision, triplet)
     message = r"gives 24 numbers per image, but the bank was trained with 768 .*clip-vit-large-patch14.safetensors"
     with pytest.raises(ValueError, match=message):
         encode(bank, small_vision, *map(tensor, triplet))
+
+
+def test_the_starter_with_another_encoder_names_its_own(clip_vision, triplet):
+    bank = BasisBank.load(ROOT / "starter" / "bank.safetensors")
+    message = r"gives 768 numbers per image, but the bank was trained with 128 .*clip_vision of Load LoRWeB Starter"
+    with pytest.raises(ValueError, match=message):
+        encode(bank, clip_vision, *map(tensor, triplet))
 
 
 def test_interrupt_stops_loading(small_models):
