@@ -24,7 +24,6 @@ from .checkpoint import (
     check_finite,
     iterate_with_progress,
     naming,
-    read_layout,
     resolve_config,
     sibling_yaml,
     write_bank,
@@ -113,7 +112,7 @@ class BasisBank:
         path = Path(path)
         factors = BankFile(path)
         with naming(path):
-            layout = read_layout({name: factors.describe(name) for name in factors.names})
+            layout = factors.layout()
             config, assumed = resolve_config(layout, factors.metadata, sibling_yaml(path))
             layers = _read_layers(layout, factors.tensor, progress)
             # A mapping of its own, so that the pages of keys and projections are released with it.
@@ -170,7 +169,7 @@ class BasisBank:
         """
         source = BankFile(self.path)
         with naming(self.path):
-            layout = read_layout({name: source.describe(name) for name in source.names})
+            layout = source.layout()
             if list(layout.layers) != list(self.layers):
                 raise BankError("the file has changed since the bank was loaded; load it again before saving")
         tensors = {

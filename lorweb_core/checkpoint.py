@@ -68,6 +68,10 @@ class BankFile:
         view = self._handle.get_slice(name)
         return tuple(view.get_shape()), view.get_dtype()
 
+    def layout(self) -> Layout:
+        """The shapes of the bank in it; see ``read_layout``."""
+        return read_layout({name: self.describe(name) for name in self.names})
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -240,8 +244,7 @@ def read_config(path: Path) -> BankConfig:
     """
     file = BankFile(path)
     with naming(path):
-        layout = read_layout({name: file.describe(name) for name in file.names})
-        return resolve_config(layout, file.metadata, sibling_yaml(path))[0]
+        return resolve_config(file.layout(), file.metadata, sibling_yaml(path))[0]
 
 
 def _likely_mode(query_dim: int) -> str:

@@ -88,10 +88,10 @@ class Canvas(io.ComfyNode):
 
 def size_warning(geometry: CanvasGeometry, bank: BasisBank) -> str:
     """What to say of a canvas far from the size that a bank was trained on; empty for one that is near."""
-    ratio = geometry.height * geometry.width / bank.canvas**2
+    side = bank.canvas
+    ratio = geometry.height * geometry.width / side**2
     if 1 / FARTHEST <= ratio <= FARTHEST:
         return ""
-    side = bank.canvas
     return (
         f"The canvas is {geometry.width} x {geometry.height}, but {bank.path.name} was trained on canvases of {side} x"
         f" {side}: expect a poor result. Set long_side to {side}, or to {2 * side} at most."
