@@ -1,8 +1,8 @@
-"""How the starter's base begins: a small FLUX that already looks where an analogy has to be looked for.
+"""How the starter's base and image encoder begin: already looking where an analogy has to be looked for.
 
 From diffusers' own beginning the base needs most of a short training to find that a token of b' looks like the token of
 the reference at the same place, that the edit lies between the tokens of a and a' there, and to bring its gates near
-one.
+one. The image encoder likewise has to find that what an edit did shows between the same places of a and a'.
 """
 
 import math
@@ -11,11 +11,17 @@ import torch
 from diffusers import FluxTransformer2DModel
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 from torch import Tensor, nn
+from transformers import CLIPVisionModelWithProjection
 
 _FREQUENCIES = 2  # of each spatial axis, the highest ones: they tell neighbours apart
 _IMAGE, _PLACE = 30.0, 49.0  # squared length of a query in the image axis and in each spatial one; 128 is all of it
 _SHARPNESS = 3.0  # how many times FLUX's usual logits
 _CONTENT = 0.5  # what is left of the random part of queries and keys
+
+# Of the image encoder:
+_CODE = 0.3  # size of a place's code in its position embedding, about that of a patch's embedding
+_LOOKING = 2  # layers that look
+_AGREEMENT = 1.2  # makes the logit of the right place about 8, those of the others 0 +- 1.4
 
 Offset = tuple[int, int, int]  # from a token to the one it looks at: images (the reference is 1), rows, columns
 
@@ -80,3 +86,24 @@ def _position(turns: FluxPosEmbed, offset: Offset) -> Tensor:
             head[start + 2 * number : start + 2 * number + 2] = pair
         start += size
     return head
+
+
+@torch.no_grad()
+def begin_pairs(encoder: CLIPVisionModelWithProjection) -> None:
+    """Let the first head of the first layers look from every token of a picture a | a' to the same place of the other.
+
+    A head's width of the position embeddings is a random code of the place, another that of the place it looks at;
+    queries are the one and keys the other. Nothing else is in those entries yet.
+    """
+    model, width = encoder.vision_model, encoder.config.hidden_size // encoder.config.num_attention_heads
+    embeddings = model.embeddings
+    side = encoder.config.image_size // encoder.config.patch_size
+    codes = math.sqrt(width) * nn.functional.normalize(torch.randn(side, side, width), dim=2)
+    places = torch.cat((codes, codes.roll(side // 2, 1)), 2).flatten(0, 1)
+    positions = embeddings.position_embedding.weight
+    positions[0, : 2 * width], positions[1:, : 2 * width] = 0, _CODE * places
+    embeddings.patch_embedding.weight[: 2 * width] = 0
+    for layer in model.encoder.layers[:_LOOKING]:
+        for linear, start in ((layer.self_attn.q_proj, 0), (layer.self_attn.k_proj, width)):
+            linear.weight[:width] = 0
+            linear.weight[:width, start : start + width] = _AGREEMENT * torch.eye(width)

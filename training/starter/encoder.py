@@ -1,8 +1,9 @@
 """Train the starter's image encoder: ``python -m training.starter encoder``.
 
-A small CLIP vision model that learns, by contrast, to say what an edit did: the difference of the embeddings after and
-before an edit agrees between any two images that got the same edit with the same parameters, and with no other edit of
-the batch. Some of the edits are compositions of two, so that the space of differences is more than a list of names.
+A small CLIP vision model that learns, by contrast, to say what an edit did. It sees a pair a | a' as one picture, as
+query mode ``caa'`` shows it; its embedding agrees between any two pairs that got the same edit with the same
+parameters, and with no other pair of the batch. Some of the edits are compositions of two, so that the space of
+embeddings is more than a list of names.
 """
 
 import logging
@@ -15,10 +16,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
+from lorweb_core.query import QUERY_MODES
+
 from ..config import OptimizerConfig
 from ..device import pick_device
+from ..encoders import prepare_pixels
 from . import photographs
-from .edits import EDITS, TRAINING_EDITS, compose
+from .beginning import begin_pairs
+from .edits import EDITS, TRAINING_EDITS, compose, eight_bits, followers
 from .loop import LoopSettings, fit
 from .recipe import TRAINING_SUBJECTS
 
@@ -27,14 +32,17 @@ logger = logging.getLogger(__name__)
 _ATTENTION = "eager"  # on a CPU in bfloat16, the fused one goes backward at half the speed
 _TEMPERATURE = 0.1
 _COMPOSED = 0.3
-_FOLLOWING = [name for name in TRAINING_EDITS if EDITS[name].apply is not None]
+_HEAD = 32  # width of an attention head
+_AT_ONCE = 64  # edits in evaluation
+_PAIR = QUERY_MODES["caa'"]
 
 
 @dataclass
 class EncoderSettings:
-    """A run of the image encoder; ``loop.batch`` counts edits, of four images each.
+    """A run of the image encoder; ``loop.batch`` counts edits, of two pairs each.
 
     Attributes:
+        side: of an image of a pair; the picture of both is a square of twice that, where nothing of them is lost.
         start: folder of an encoder to begin with, such as the shipped one, whatever its shape; empty begins with a
             fresh one.
         bf16: run the products in bfloat16, which takes half the time on processors that have it.
@@ -43,13 +51,13 @@ class EncoderSettings:
     side: int = 64
     start: str = ""
     patch: int = 8
-    width: int = 128
-    depth: int = 4
+    width: int = 192
+    depth: int = 6
     embedding: int = 128
     bf16: bool = True
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=2200, batch=48))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=11000, batch=96))
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(lr=1e-3, weight_decay=0.05, schedule="cosine", warmup=100)
+        default_factory=lambda: OptimizerConfig(lr=1e-3, weight_decay=0.05, schedule="cosine", warmup=200)
     )
 
 
@@ -58,28 +66,35 @@ def make_encoder(settings: EncoderSettings) -> CLIPVisionModelWithProjection:
 
     Raises:
         OSError: when they name one that is not there.
+        ValueError: when they describe one that cannot be made.
     """
     if settings.start:
         return CLIPVisionModelWithProjection.from_pretrained(
             settings.start, dtype=torch.float32, attn_implementation=_ATTENTION
         )
+    if settings.width < 3 * _HEAD or settings.width % _HEAD:
+        raise ValueError(f"encoder.width is {settings.width}; it must be a multiple of {_HEAD}, at least {3 * _HEAD}")
+    if settings.side % settings.patch:
+        raise ValueError(f"encoder.patch is {settings.patch}; it must divide the image's side of {settings.side}")
     torch.manual_seed(settings.loop.seed)
-    return CLIPVisionModelWithProjection(
+    encoder = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
             hidden_size=settings.width,
             intermediate_size=4 * settings.width,
             num_hidden_layers=settings.depth,
-            num_attention_heads=settings.width // 32,
-            image_size=settings.side,
+            num_attention_heads=settings.width // _HEAD,
+            image_size=2 * settings.side,
             patch_size=settings.patch,
             projection_dim=settings.embedding,
             attn_implementation=_ATTENTION,
         )
     )
+    begin_pairs(encoder)
+    return encoder
 
 
 def contrast(first: Tensor, second: Tensor) -> dict[str, Tensor]:
-    """How well differences [K, e] of one image tell which of the K differences of other images shows the same edit."""
+    """How well embeddings [K, e] of K edits tell which of the K embeddings of other pairs shows the same edit."""
     cosines = F.normalize(first, dim=1) @ F.normalize(second, dim=1).T
     truth = torch.arange(len(first), device=first.device)
     loss = (F.cross_entropy(cosines / _TEMPERATURE, truth) + F.cross_entropy(cosines.T / _TEMPERATURE, truth)) / 2
@@ -93,49 +108,51 @@ def contrast(first: Tensor, second: Tensor) -> dict[str, Tensor]:
 
 
 def draw_examples(seed: int, names: tuple[str, ...], count: int, side: int) -> Tensor:
-    """``count`` edits, each on two subjects, before and after: [count, 4, 3, side, side] as a, a', b, b'."""
+    """``count`` edits, each on two subjects, before and after: uint8 [count, 2, 2, side, side, 3]."""
     rng = np.random.default_rng(seed)
-    return torch.from_numpy(np.stack([_draw_example(rng, names, side) for _ in range(count)])).movedim(-1, 2)
+    return torch.from_numpy(eight_bits(np.stack([_draw_example(rng, names, side) for _ in range(count)])))
 
 
 def _draw_example(rng: np.random.Generator, names: tuple[str, ...], side: int) -> np.ndarray:
     edit = EDITS[rng.choice(TRAINING_EDITS)]
     if rng.random() < _COMPOSED:
-        edit = compose(edit, EDITS[rng.choice(_FOLLOWING)])
+        edit = compose(edit, EDITS[rng.choice(followers(edit.name))])
     parameters = edit.parameters(rng)
-    return np.stack([*edit.pair(rng, parameters, side, names), *edit.pair(rng, parameters, side, names)])
+    return np.stack([edit.pair(rng, parameters, side, names) for _ in range(2)])
 
 
 def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
     """Train, and write the encoder as a transformers folder ``run/encoder``.
 
     Raises:
-        OSError: when there is no encoder to begin with where the settings say.
+        OSError, ValueError: see ``make_encoder``.
     """
     device, loop = pick_device(), settings.loop
     encoder = make_encoder(settings).to(device)
-    processor = CLIPImageProcessor(
-        size={"shortest_edge": settings.side}, crop_size={"height": settings.side, "width": settings.side}
-    )
-    mean, std = (torch.tensor(v, device=device).view(3, 1, 1) for v in (processor.image_mean, processor.image_std))
+    side = encoder.config.image_size
+    processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
+    mean, std = (torch.tensor(values, device=device) for values in (processor.image_mean, processor.image_std))
 
-    def differences(examples: Tensor) -> tuple[Tensor, Tensor]:
+    def embeddings(examples: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the first and of the second pair of every edit: [K, e] each."""
+        a, a_prime = (examples.flatten(0, 1) / 255).unbind(1)
+        pictures = prepare_pixels(_PAIR.composite(a, a_prime), side, mean, std, _PAIR.stretch)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            embeddings = encoder(pixel_values=(examples.flatten(0, 1) - mean) / std).image_embeds
-        a, a_prime, b, b_prime = embeddings.float().unflatten(0, (-1, 4)).unbind(1)
-        return a_prime - a, b_prime - b
+            embedded = encoder(pixel_values=pictures).image_embeds
+        return embedded.float().unflatten(0, (-1, 2)).unbind(1)
 
     held_out = draw_examples(1, photographs.HELD_OUT, 256, settings.side).to(device)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
-        return {"held_out_found": contrast(*differences(held_out))["found"].item()}
+        parts = zip(*(embeddings(some) for some in held_out.split(_AT_ONCE)))
+        return {"held_out_found": contrast(*map(torch.cat, parts))["found"].item()}
 
     def sample(step: int) -> Tensor:
         return draw_examples((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, settings.side)
 
     def losses(examples: Tensor) -> dict[str, Tensor]:
-        return contrast(*differences(examples))
+        return contrast(*embeddings(examples))
 
     fit(run, encoder, sample, losses, loop, settings.optimizer, evaluate)
     encoder.save_pretrained(run / "encoder")

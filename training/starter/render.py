@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 from lorweb_core.atomic import replacing
 
+from .edits import eight_bits
 from .recipe import Recipe, Task, task_named, tasks
 
 SIDES = ("before", "after")
@@ -109,7 +110,7 @@ def _write(path: Path, image: np.ndarray) -> None:
 
 
 def _picture(image: np.ndarray) -> Image.Image:
-    return Image.fromarray((image * 255 + 0.5).astype(np.uint8))
+    return Image.fromarray(eight_bits(image))
 
 
 def sheet(recipe: Recipe) -> Image.Image:

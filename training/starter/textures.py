@@ -43,13 +43,22 @@ def _numbered_leaves(rng: np.random.Generator, side: int) -> np.ndarray:
     canvas = ImageDraw.Draw(page)
     # Sizes fall with the third power, which makes the picture look alike at every scale.
     sizes = np.minimum(rng.uniform(*_SMALLEST) / np.sqrt(rng.random(int(rng.integers(20, 160)))), _LARGEST)
-    for number, size in enumerate(sizes, 1):
-        outline = _OUTLINES[rng.integers(len(_OUTLINES))] * (size * rng.uniform(0.4, 1.0, 2))
-        angle = rng.uniform(0, 2 * np.pi)
-        cos, sin = np.cos(angle), np.sin(angle)
-        places = outline @ np.array([[cos, sin], [-sin, cos]]) + rng.uniform(-0.1, 1.1, 2)
-        canvas.polygon((places * side).ravel().tolist(), fill=number)
+    for number, outline in enumerate(_placed_outlines(rng, sizes), 1):
+        canvas.polygon((outline * side).tolist(), fill=number)
     return np.asarray(page)
+
+
+def _placed_outlines(rng: np.random.Generator, sizes: np.ndarray) -> list[np.ndarray]:
+    """An outline for each size, squeezed, turned and put anywhere on a picture of 0 to 1: x, y, x, y and so on."""
+    count = len(sizes)
+    kinds, scales = rng.integers(len(_OUTLINES), size=count), sizes[:, None] * rng.uniform(0.4, 1.0, (count, 2))
+    turns, places = np.exp(1j * rng.uniform(0, 2 * np.pi, count)), rng.uniform(-0.1, 1.1, (count, 2)) @ [1, 1j]
+    placed: dict[int, np.ndarray] = {}
+    for kind, outline in enumerate(_OUTLINES):
+        chosen = np.flatnonzero(kinds == kind)
+        points = (outline * scales[chosen, None]) @ [1, 1j] * turns[chosen, None] + places[chosen, None]
+        placed.update(zip(chosen, points.view(float)))
+    return [placed[number] for number in range(count)]
 
 
 def _palette(rng: np.random.Generator, count: int) -> np.ndarray:

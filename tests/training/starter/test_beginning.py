@@ -1,4 +1,4 @@
-"""How the starter's base begins, seen before any training."""
+"""How the starter's base and image encoder begin, seen before any training."""
 
 import pytest
 import torch
@@ -7,6 +7,7 @@ from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 
 from training.objective import _canvas_ids, predict_velocity
 from training.starter.base import NOTHING, Base, BaseSettings, plainly
+from training.starter.encoder import EncoderSettings, make_encoder
 
 
 @pytest.fixture(scope="module")
@@ -64,3 +65,13 @@ def test_nothing_that_is_told_matters_yet_and_everything_can_learn(base):
     still = {name for name, p in base.transformer.named_parameters() if p.grad is None or not p.grad.any()}
     # Only what passes through closed modulations waits for them, and the last text stream, which nothing reads.
     assert all("embed" in name or "context" in name or "add_" in name for name in still), still
+
+
+def test_the_image_encoder_looks_at_the_same_place_of_the_other_image():
+    pictures = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
+    output = make_encoder(EncoderSettings())(pixel_values=pictures, output_attentions=True)
+    there = torch.arange(16 * 16).view(16, 16).roll(8, 1).flatten()
+    for attention in output.attentions[:2]:
+        places = attention[:, 0, 1:, 1:]  # of the first head; token 0 is no place
+        assert torch.equal(places.argmax(-1), there.expand(2, -1))
+        assert places.max(-1).values.median() > 0.5

@@ -4,7 +4,17 @@ import numpy as np
 import pytest
 
 from training.starter import photographs, scenes, textures
-from training.starter.edits import COMPOSITIONS, EDITS, FAMILIES, HELD_OUT_EDITS, TRAINING_EDITS, Choice, Span, compose
+from training.starter.edits import (
+    COMPOSITIONS,
+    EDITS,
+    FAMILIES,
+    HELD_OUT_EDITS,
+    TRAINING_EDITS,
+    Choice,
+    Span,
+    compose,
+    followers,
+)  # fmt: skip
 from training.starter.recipe import PHOTOGRAPHS, TRAINING_SUBJECTS
 from training.starter.scenes import PALETTE, Background, Scene, Thing
 
@@ -95,6 +105,15 @@ def test_compositions_are_of_trained_edits_of_two_families():
         first, second = name.split("+")
         assert {first, second} <= set(TRAINING_EDITS) and EDITS[first].family != EDITS[second].family
         assert edit.family == "composition" and name not in EDITS
+
+
+def test_no_held_out_composition_can_be_trained_in_either_order():
+    for name in COMPOSITIONS:
+        first, second = name.split("+")
+        assert second not in followers(first) and first not in followers(second)
+    after_invert = {"border_white", "insert_yellow_star", "half_turn", "move_right"}
+    can_follow = {name for name in TRAINING_EDITS if EDITS[name].apply is not None}
+    assert set(followers("invert")) == can_follow - after_invert
 
 
 @pytest.mark.parametrize("name", [name for name, edit in EVERY.items() if edit.spans])

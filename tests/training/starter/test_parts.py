@@ -28,11 +28,16 @@ edits: [invert, mirror]
 draws_per_edit: 1
 pairs_per_draw: 3
 """
+SMALL = {
+    "autoencoder": (),
+    "encoder": ("encoder.patch=32", "encoder.width=96", "encoder.depth=2", "encoder.bf16=false"),
+    "base": (),
+}
 LOOP = "loop.steps=2", "loop.batch=2", "loop.checkpoint=1", "loop.log=1"
 
 
 def run_part(part, run, manifest, *overrides):
-    loop = [f"{part}.{setting}" for setting in LOOP]
+    loop = [*SMALL[part], *(f"{part}.{setting}" for setting in LOOP)]
     data = [f"manifest={manifest}", f"recipe={manifest.parent / 'recipe.yaml'}"]
     assert starter.main([part, f"run={run}", *data, *loop, *overrides]) == 0
 
@@ -79,7 +84,7 @@ def test_an_interrupted_part_ends_as_one_that_never_was_whoever_draws(made, tmp_
 def test_a_checkpoint_of_other_settings_is_refused(made, tmp_path, caplog):
     _, manifest = made
     run_part("encoder", tmp_path, manifest)
-    settings = [f"run={tmp_path}", f"manifest={manifest}", "encoder.loop.steps=3", "encoder.width=64"]
+    settings = [f"run={tmp_path}", f"manifest={manifest}", "encoder.loop.steps=3", "encoder.depth=1"]
     assert starter.main(["encoder", *settings]) == 1
     folder = tmp_path / "encoder" / "checkpoints"
     assert f"{folder}: the checkpoint of step 2 is of a run with other settings; give another run=" in caplog.text
@@ -184,10 +189,17 @@ def test_a_batch_that_fills_no_canvas_is_refused(tmp_path, caplog):
     assert "the batch is 6; a canvas holds four pictures: make it a multiple of 4" in caplog.text
 
 
+@pytest.mark.parametrize("shape", ["encoder.width=64", "encoder.width=100", "encoder.patch=24"])
+def test_an_encoder_that_cannot_be_made_is_refused(shape, tmp_path, caplog):
+    assert starter.main(["encoder", f"run={tmp_path}", shape]) == 1
+    setting, value = shape.split("=")
+    assert f"{setting} is {value}; " in caplog.text
+
+
 def test_the_encoder_reads_as_a_clip(made):
     run, _ = made
     encoder = VisionEncoder(str(run / "encoder" / "encoder"))
-    assert encoder.pooled(torch.rand(2, 64, 64, 3)).shape == (2, 128)
+    assert encoder.side == 128 and encoder.pooled(torch.rand(2, 64, 128, 3), stretch=True).shape == (2, 128)
 
 
 def test_embedded_prompts(made):

@@ -1,7 +1,9 @@
 """The catalogue of edits: well over a hundred ways to change an image, in ten families."""
 
+from functools import cache
+
 from . import content, filters, geometry, overlays, stylise, tone
-from .edit import Choice, Edit, Parameters, Span, compose
+from .edit import Choice, Edit, Parameters, Span, compose, eight_bits
 
 _MODULES = (tone, filters, geometry, overlays, content, stylise)
 
@@ -22,12 +24,20 @@ _COMPOSED = (
     ("red_to_blue", "border_white"), ("remove_discs", "grey"), ("background_blue", "scanlines"),
     ("move_right", "invert"),
 )  # fmt: skip
-# Two trained edits, one after the other; never trained on together.
+# Two trained edits, one after the other; never trained on together, in neither order.
 COMPOSITIONS: dict[str, Edit] = {
     edit.name: edit for edit in (compose(EDITS[first], EDITS[second]) for first, second in _COMPOSED)
 }
 
+
+@cache
+def followers(first: str) -> tuple[str, ...]:
+    """The trained edits that may follow a trained one in training: all that can, but for those held out with it."""
+    held_out = {name for pair in _COMPOSED if first in pair for name in pair} - {first}
+    return tuple(name for name in TRAINING_EDITS if EDITS[name].apply is not None and name not in held_out)
+
+
 __all__ = [
     "COMPOSITIONS", "Choice", "EDITS", "Edit", "FAMILIES", "HELD_OUT_EDITS", "Parameters", "Span", "TRAINING_EDITS",
-    "compose",
+    "compose", "eight_bits", "followers",
 ]  # fmt: skip

@@ -101,6 +101,11 @@ def finished(image: Image) -> Image:
     return np.clip(np.ascontiguousarray(image, dtype=np.float32), 0, 1)
 
 
+def eight_bits(image: Image) -> np.ndarray:
+    """An image as files keep it: uint8."""
+    return (image * 255 + 0.5).astype(np.uint8)
+
+
 def subject(rng: np.random.Generator, side: int, names: Sequence[str]) -> Image:
     """A photograph's crop, or the texture that stands for one, or a drawn scene."""
     if rng.random() >= _PHOTOGRAPHS:
