@@ -15,7 +15,7 @@ from training.config import Config, load_config
 from training.data import AnalogyDataset, Manifest
 from training.device import pick_device
 from training.evaluate import Evaluation
-from training.metrics import make_lpips
+from training.metrics import fidelity, make_lpips
 from training.setup import analogies
 from training.starter.base import edit_of
 from training.starter.edits import COMPOSITIONS, EDITS
@@ -30,7 +30,10 @@ SETS = ("held_out_photographs", "held_out_edits", "held_out_parameters", "compos
 
 
 class TwiceSeen(Evaluation):
-    """Answers are also looked at through VGG-16: the starter was trained to please LPIPS through AlexNet."""
+    """Answers are also looked at through VGG-16: the starter was trained to please LPIPS through AlexNet.
+
+    No direction is measured: the starter's image encoder has seen pairs only, and says little of a single image.
+    """
 
     def __init__(self, config: Config, banks: Mapping[str, BasisBank], lpips: Path | None, device: torch.device):
         super().__init__(config, banks, lpips, device)
@@ -38,8 +41,9 @@ class TwiceSeen(Evaluation):
 
     def measure(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
         """Every metric of one answer."""
-        vgg = self.vgg(answer_of(item["target"]), predicted) if self.vgg else None
-        return {**super().measure(item, predicted), LPIPS_VGG: vgg}
+        target, networks = answer_of(item["target"]), {"lpips": self.lpips, LPIPS_VGG: self.vgg}
+        seen = {name: network(target, predicted) if network else None for name, network in networks.items()}
+        return {**fidelity(target, predicted), **seen}
 
 
 @dataclass

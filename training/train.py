@@ -15,6 +15,7 @@ from .base import check_quantisation, load_transformer
 from .batches import Batches, Share
 from .checkpointing import Checkpoints, checkpoint_folder
 from .config import Config, flat, load_config
+from .device import warn_of_slow_bf16
 from .loop import BANK_NAME, Trainer
 from .optim import check_optimizer
 from .perception import Perception, perceptual_network
@@ -103,6 +104,8 @@ def make_accelerator(config: Config, trackers: list) -> Accelerator:
     )
     if config.train.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("train.precision=fp16 needs a GPU; on a CPU there are no and bf16")
+    if config.train.precision == "bf16":
+        warn_of_slow_bf16(accelerator.device, "train.precision=no")
     check_sharding(config, accelerator)
     check_quantisation(config.base)
     check_optimizer(config.optimizer, accelerator.is_fsdp2)

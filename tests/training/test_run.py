@@ -191,3 +191,11 @@ def test_a_missing_package_is_named_before_anything_long(run_training, tmp_path,
 def test_half_precision_without_a_gpu_is_refused(run_training, tmp_path):
     with pytest.raises(ValueError, match=r"train\.precision=fp16 needs a GPU"):
         run_training(tmp_path / "run", "train.precision=fp16")
+
+
+@pytest.mark.skipif(torch.accelerator.is_available(), reason="tells what happens without a GPU")
+@pytest.mark.parametrize(("capability", "warned"), [("AVX2", True), ("AVX512", False)])
+def test_slow_bfloat16_is_warned_of(run_training, tmp_path, monkeypatch, caplog, capability, warned):
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    run_training(tmp_path / "run", "train.steps=1", "train.precision=bf16")
+    assert any("set train.precision=no" in message for message in caplog.messages) == warned

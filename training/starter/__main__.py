@@ -15,6 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from ..config import check_values, parse_overrides
+from ..device import pick_device, warn_of_slow_bf16
 from .autoencoder import AutoencoderSettings, train_autoencoder
 from .base import BaseSettings, train_base
 from .encoder import EncoderSettings, train_encoder
@@ -56,6 +57,8 @@ def train(part: str, settings: StarterSettings) -> None:
     run = Path(settings.run)
     (run / part).mkdir(parents=True, exist_ok=True)
     OmegaConf.save(OmegaConf.structured(getattr(settings, part)), run / part / "settings.yaml")
+    if getattr(settings, part).bf16:
+        warn_of_slow_bf16(pick_device(), f"{part}.bf16=false")
     if part == "autoencoder":
         train_autoencoder(run / part, settings.autoencoder)
     elif part == "encoder":

@@ -147,6 +147,7 @@ def tiny(parts, tmp_path, monkeypatch):
     settings = [
         *parts, "data.canvas=32", "data.prompt_tokens=4", "data.cache_latents=4", "train.batch=2", "validation.every=0",
         "validation.steps=1", "log.trackers=[csv]", "optimizer.warmup=0", "bank.targets=transformer_blocks.*ff.*proj",
+        "train.precision=no",
     ]  # fmt: skip
     command = [
         "--starter",

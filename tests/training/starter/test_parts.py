@@ -61,6 +61,7 @@ def test_the_base_is_a_folder_that_bank_training_takes(made, tmp_path):
         f"run={tmp_path}", f"base.path={run / 'base' / 'base'}", f"bank.encoder={run / 'encoder' / 'encoder'}",
         f"data.manifest={manifest}", f"data.cache={tmp_path / 'cache'}", "data.cache_latents=4", "train.steps=2",
         "train.batch=2", "validation.every=2", "validation.steps=1", "validation.analogies=1", "log.trackers=[csv]",
+        "train.precision=no",
     ]  # fmt: skip
     assert train_bank(["--config", "training/configs/starter.yaml", *overrides]) == 0
     bank = BasisBank.load(tmp_path / "bank.safetensors")
