@@ -43,9 +43,9 @@ def test_the_autoencoder_is_diffusers_own(images):
 
 
 def test_the_image_encoder_is_transformers_own(images):
-    config = BasisBank.load(STARTER / "bank.safetensors").config
-    expected = VisionEncoder(str(STARTER / "encoder")).pooled(images)
-    found = ClipVisionEncoder(starter._clip_vision(), config, "center").pooled(images)
+    config, pairs = BasisBank.load(STARTER / "bank.safetensors").config, torch.cat((images, images.flip(0)), 2)
+    expected = VisionEncoder(str(STARTER / "encoder")).pooled(pairs, stretch=True)
+    found = ClipVisionEncoder(starter._clip_vision(), config, "center").pooled(pairs, stretch=True)
     torch.testing.assert_close(found.float().cpu(), expected, atol=2e-3, rtol=2e-3)
 
 
