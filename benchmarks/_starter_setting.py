@@ -15,7 +15,7 @@ from training.config import Config, load_config
 from training.data import AnalogyDataset, Manifest
 from training.device import pick_device
 from training.evaluate import Evaluation
-from training.metrics import fidelity, make_lpips
+from training.metrics import make_lpips
 from training.setup import analogies
 from training.starter.base import edit_of
 from training.starter.edits import COMPOSITIONS, EDITS
@@ -41,9 +41,8 @@ class TwiceSeen(Evaluation):
 
     def measure(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
         """Every metric of one answer."""
-        target, networks = answer_of(item["target"]), {"lpips": self.lpips, LPIPS_VGG: self.vgg}
-        seen = {name: network(target, predicted) if network else None for name, network in networks.items()}
-        return {**fidelity(target, predicted), **seen}
+        vgg = self.vgg(answer_of(item["target"]), predicted) if self.vgg else None
+        return {**self.likeness(item, predicted), LPIPS_VGG: vgg}
 
 
 @dataclass

@@ -148,12 +148,12 @@ class Evaluation:
     def measure(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
         """Every metric of one answer."""
         images = torch.stack((item["a"], item["a_prime"], item["b"], predicted))
+        return {**self.likeness(item, predicted), "direction": direction(*self.vision.pooled(images))}
+
+    def likeness(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
+        """How like the true b' an answer is, by every metric that compares the two."""
         target = answer_of(item["target"])
-        return {
-            **fidelity(target, predicted),
-            "lpips": self.lpips(target, predicted) if self.lpips else None,
-            "direction": direction(*self.vision.pooled(images)),
-        }
+        return {**fidelity(target, predicted), "lpips": self.lpips(target, predicted) if self.lpips else None}
 
 
 def check_fits(name: str, bank: BasisBank, wanted: BankConfig) -> None:

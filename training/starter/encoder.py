@@ -6,7 +6,6 @@ parameters, and with no other pair of the batch. Some of the edits are compositi
 embeddings is more than a list of names.
 """
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -26,8 +25,6 @@ from .beginning import begin_pairs
 from .edits import EDITS, TRAINING_EDITS, compose, eight_bits, followers
 from .loop import LoopSettings, fit
 from .recipe import TRAINING_SUBJECTS
-
-logger = logging.getLogger(__name__)
 
 _ATTENTION = "eager"  # on a CPU in bfloat16, the fused one goes backward at half the speed
 _TEMPERATURE = 0.1

@@ -14,7 +14,7 @@ from training.starter.edits import (
     Span,
     compose,
     followers,
-)  # fmt: skip
+)
 from training.starter.recipe import PHOTOGRAPHS, TRAINING_SUBJECTS
 from training.starter.scenes import PALETTE, Background, Scene, Thing
 

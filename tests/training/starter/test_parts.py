@@ -28,16 +28,12 @@ edits: [invert, mirror]
 draws_per_edit: 1
 pairs_per_draw: 3
 """
-SMALL = {
-    "autoencoder": (),
-    "encoder": ("encoder.patch=32", "encoder.width=96", "encoder.depth=2", "encoder.bf16=false"),
-    "base": (),
-}
+SMALL = {"encoder": ("encoder.patch=32", "encoder.width=96", "encoder.depth=2", "encoder.bf16=false")}
 LOOP = "loop.steps=2", "loop.batch=2", "loop.checkpoint=1", "loop.log=1"
 
 
 def run_part(part, run, manifest, *overrides):
-    loop = [*SMALL[part], *(f"{part}.{setting}" for setting in LOOP)]
+    loop = [*SMALL.get(part, ()), *(f"{part}.{setting}" for setting in LOOP)]
     data = [f"manifest={manifest}", f"recipe={manifest.parent / 'recipe.yaml'}"]
     assert starter.main([part, f"run={run}", *data, *loop, *overrides]) == 0
 
