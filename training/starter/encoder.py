@@ -6,6 +6,7 @@ parameters, and with no other pair of the batch. Some of the edits are compositi
 embeddings is more than a list of names.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -42,11 +43,13 @@ class EncoderSettings:
         side: of an image of a pair; the picture of both is a square of twice that, where nothing of them is lost.
         start: folder of an encoder to begin with, such as the shipped one, whatever its shape; empty begins with a
             fresh one.
+        twice: edits that are drawn twice as often as the others, such as those that it confuses.
         bf16: run the products in bfloat16, which takes half the time on processors that have it.
     """
 
     side: int = 64
     start: str = ""
+    twice: list[str] = field(default_factory=list)
     patch: int = 8
     width: int = 192
     depth: int = 6
@@ -104,14 +107,20 @@ def contrast(first: Tensor, second: Tensor) -> dict[str, Tensor]:
     }
 
 
-def draw_examples(seed: int, names: tuple[str, ...], count: int, side: int) -> Tensor:
-    """``count`` edits, each on two subjects, before and after: uint8 [count, 2, 2, side, side, 3]."""
+def draw_examples(
+    seed: int, names: tuple[str, ...], count: int, side: int, edits: Sequence[str] = TRAINING_EDITS
+) -> Tensor:
+    """``count`` edits, each on two subjects, before and after: uint8 [count, 2, 2, side, side, 3].
+
+    Args:
+        names: of the subjects. edits: names to draw from, the more often the more often they are in it.
+    """
     rng = np.random.default_rng(seed)
-    return torch.from_numpy(eight_bits(np.stack([_draw_example(rng, names, side) for _ in range(count)])))
+    return torch.from_numpy(eight_bits(np.stack([_draw_example(rng, names, side, edits) for _ in range(count)])))
 
 
-def _draw_example(rng: np.random.Generator, names: tuple[str, ...], side: int) -> np.ndarray:
-    edit = EDITS[rng.choice(TRAINING_EDITS)]
+def _draw_example(rng: np.random.Generator, names: tuple[str, ...], side: int, edits: Sequence[str]) -> np.ndarray:
+    edit = EDITS[rng.choice(edits)]
     if rng.random() < _COMPOSED:
         edit = compose(edit, EDITS[rng.choice(followers(edit.name))])
     parameters = edit.parameters(rng)
@@ -123,7 +132,10 @@ def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
 
     Raises:
         OSError, ValueError: see ``make_encoder``.
+        ValueError: when ``twice`` names an edit that is not trained.
     """
+    if strange := sorted(set(settings.twice) - set(TRAINING_EDITS)):
+        raise ValueError(f"encoder.twice names edits that are not trained: {', '.join(strange)}")
     device, loop = pick_device(), settings.loop
     encoder = make_encoder(settings).to(device)
     side = encoder.config.image_size
@@ -138,6 +150,7 @@ def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
             embedded = encoder(pixel_values=pictures).image_embeds
         return embedded.float().unflatten(0, (-1, 2)).unbind(1)
 
+    edits = (*TRAINING_EDITS, *settings.twice)
     held_out = draw_examples(1, photographs.HELD_OUT, 256, settings.side).to(device)
 
     @torch.no_grad()
@@ -146,7 +159,7 @@ def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
         return {"held_out_found": contrast(*map(torch.cat, parts))["found"].item()}
 
     def sample(step: int) -> Tensor:
-        return draw_examples((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, settings.side)
+        return draw_examples((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, settings.side, edits)
 
     def losses(examples: Tensor) -> dict[str, Tensor]:
         return contrast(*embeddings(examples))
