@@ -107,6 +107,17 @@ def contrast(first: Tensor, second: Tensor) -> dict[str, Tensor]:
     }
 
 
+def edits_to_draw(settings: EncoderSettings) -> tuple[str, ...]:
+    """Names to draw edits from, those of ``twice`` twice.
+
+    Raises:
+        ValueError: naming what is no edit of the training.
+    """
+    if strange := sorted(set(settings.twice) - set(TRAINING_EDITS)):
+        raise ValueError(f"encoder.twice names what is no edit of the training: {', '.join(strange)}")
+    return *TRAINING_EDITS, *settings.twice
+
+
 def draw_examples(
     seed: int, names: tuple[str, ...], count: int, side: int, edits: Sequence[str] = TRAINING_EDITS
 ) -> Tensor:
@@ -131,11 +142,9 @@ def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
     """Train, and write the encoder as a transformers folder ``run/encoder``.
 
     Raises:
-        OSError, ValueError: see ``make_encoder``.
-        ValueError: when ``twice`` names an edit that is not trained.
+        OSError, ValueError: see ``edits_to_draw`` and ``make_encoder``.
     """
-    if strange := sorted(set(settings.twice) - set(TRAINING_EDITS)):
-        raise ValueError(f"encoder.twice names edits that are not trained: {', '.join(strange)}")
+    edits = edits_to_draw(settings)
     device, loop = pick_device(), settings.loop
     encoder = make_encoder(settings).to(device)
     side = encoder.config.image_size
@@ -150,7 +159,6 @@ def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
             embedded = encoder(pixel_values=pictures).image_embeds
         return embedded.float().unflatten(0, (-1, 2)).unbind(1)
 
-    edits = (*TRAINING_EDITS, *settings.twice)
     held_out = draw_examples(1, photographs.HELD_OUT, 256, settings.side).to(device)
 
     @torch.no_grad()

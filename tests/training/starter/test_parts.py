@@ -16,8 +16,8 @@ from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
 from training.starter import __main__ as starter
 from training.starter.autoencoder import Trained, make_autoencoder, make_canvases, split_canvases
 from training.starter.base import NOTHING, Base, Curriculum, about_parameters, edit_of
-from training.starter.edits import EDITS
-from training.starter.encoder import contrast
+from training.starter.edits import EDITS, TRAINING_EDITS
+from training.starter.encoder import EncoderSettings, contrast, draw_examples, edits_to_draw
 from training.starter.recipe import Recipe, tasks
 from training.tracking import read_metrics
 from training.train import main as train_bank
@@ -85,6 +85,15 @@ def test_a_checkpoint_of_other_settings_is_refused(made, tmp_path, caplog):
     assert starter.main(["encoder", *settings]) == 1
     folder = tmp_path / "encoder" / "checkpoints"
     assert f"{folder}: the checkpoint of step 2 is of a run with other settings; give another run=" in caplog.text
+
+
+def test_the_image_encoder_sees_the_edits_that_it_is_to_see_twice_as_often():
+    drawn = edits_to_draw(EncoderSettings(twice=["mirror"]))
+    assert {name for name in drawn if drawn.count(name) == 2} == {"mirror"} and len(drawn) == len(TRAINING_EDITS) + 1
+    before, after = draw_examples(0, ("astronaut",), 40, 64, edits=("mirror",)).flatten(0, 1).unbind(1)
+    assert 0.5 < (before == after.flip(2)).flatten(1).all(1).float().mean() < 0.9  # the others have a second edit
+    with pytest.raises(ValueError, match=r"encoder\.twice names what is no edit of the training: mirrors"):
+        edits_to_draw(EncoderSettings(twice=["mirrors"]))
 
 
 @pytest.mark.parametrize(
