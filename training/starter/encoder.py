@@ -25,7 +25,7 @@ from . import photographs
 from .beginning import begin_pairs
 from .edits import EDITS, TRAINING_EDITS, compose, eight_bits, followers
 from .loop import LoopSettings, fit
-from .recipe import TRAINING_SUBJECTS
+from .recipe import TRAINING_SUBJECTS, refuse_unknown
 
 _ATTENTION = "eager"  # on a CPU in bfloat16, the fused one goes backward at half the speed
 _TEMPERATURE = 0.1
@@ -113,8 +113,8 @@ def edits_to_draw(settings: EncoderSettings) -> tuple[str, ...]:
     Raises:
         ValueError: naming what is no edit of the training.
     """
-    if strange := sorted(set(settings.twice) - set(TRAINING_EDITS)):
-        raise ValueError(f"encoder.twice names what is no edit of the training: {', '.join(strange)}")
+    for name in settings.twice:
+        refuse_unknown("training edit (encoder.twice)", name, TRAINING_EDITS)
     return *TRAINING_EDITS, *settings.twice
 
 

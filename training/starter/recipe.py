@@ -81,7 +81,7 @@ class Recipe:
         else:
             names = tuple(self.edits)
         for name in names:
-            _refuse_unknown("edit", name, _KNOWN)
+            refuse_unknown("edit", name, _KNOWN)
         return tuple(name for name in names if _KNOWN[name].spans or not self.held_parameters)
 
 
@@ -124,11 +124,19 @@ def _checked_keys(content: Any) -> dict[str, Any]:
         raise ValueError("a recipe is a mapping of settings, such as `side: 64`")
     known = [field.name for field in fields(Recipe)]
     for key in content:
-        _refuse_unknown("key", str(key), known)
+        refuse_unknown("key", str(key), known)
     return content
 
 
-def _refuse_unknown(kind: str, name: str, known: Sequence[str]) -> None:
+def refuse_unknown(kind: str, name: str, known: Sequence[str]) -> None:
+    """Check that a name is known.
+
+    Args:
+        kind: what it is a name of.
+
+    Raises:
+        ValueError: naming it, and the nearest one that is known.
+    """
     if name not in known:
         nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.0)[0]
         raise ValueError(f"there is no {kind} {name!r}; did you mean {nearest!r}?")

@@ -92,7 +92,7 @@ def test_the_image_encoder_sees_the_edits_that_it_is_to_see_twice_as_often():
     assert {name for name in drawn if drawn.count(name) == 2} == {"mirror"} and len(drawn) == len(TRAINING_EDITS) + 1
     before, after = draw_examples(0, ("astronaut",), 40, 64, edits=("mirror",)).flatten(0, 1).unbind(1)
     assert 0.5 < (before == after.flip(2)).flatten(1).all(1).float().mean() < 0.9  # the others have a second edit
-    with pytest.raises(ValueError, match=r"encoder\.twice names what is no edit of the training: mirrors"):
+    with pytest.raises(ValueError, match=r"training edit \(encoder\.twice\) 'mirrors'; did you mean 'mirror'"):
         edits_to_draw(EncoderSettings(twice=["mirrors"]))
 
 
