@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 MIXINGS = ("mean", "sum")
 
@@ -80,3 +81,18 @@ def composed_factors(a: Tensor, b: Tensor, c: Tensor, scale: float = 1.0) -> tup
     down = a.transpose(1, 2).flatten(0, 1)
     up = (b * (scale * c)[:, None, None]).flatten(0, 1).T
     return down, up
+
+
+def composed_output(x: Tensor, a: Tensor, b: Tensor, c: Tensor, scale: float = 1.0) -> Tensor:
+    """What that LoRA adds to a layer's output: ``(x A * scale c) B`` with the basis side by side, two thin products.
+
+    Differentiable in x and c. No weight delta is formed.
+
+    Args:
+        x: [..., in]. a: [N, in, r]. b: [N, r, out]. c: [N]; all of one dtype and device.
+
+    Returns:
+        [..., out].
+    """
+    projected = F.linear(x, a.transpose(1, 2).flatten(0, 1))
+    return (projected * (scale * c).repeat_interleave(b.shape[1])) @ b.flatten(0, 1)

@@ -1,4 +1,4 @@
-"""Apply: patch a model with the LoRA that the coefficients make of the bank."""
+"""Apply: a model with the LoRA that the coefficients make of the bank, in its weights or at run time."""
 
 import logging
 
@@ -6,16 +6,19 @@ import comfy.lora
 import comfy.utils
 from comfy_api.latest import io, ui
 
-from ..lorweb_core import BasisBank, MixingCoefficients
+from ..lorweb_core import BasisBank, BasisLayer, MixingCoefficients
 from ..lorweb_core.checkpoint import PREFIX
 from ..lorweb_core.lora import ComposedLoRA
 from .adapter import BasisAdapter
+from .runtime import Rows, add_at_run_time
 from .sockets import CATEGORY, Basis, Coefficients
 
 logger = logging.getLogger(__name__)
 
 # A weight's key, or (key, (dim, start, length)) for a slice of a fused one; sometimes with a function on the delta.
 Target = str | tuple
+
+PATCH, RUNTIME = "patch", "runtime"
 
 
 class Apply(io.ComfyNode):
@@ -27,8 +30,9 @@ class Apply(io.ComfyNode):
             node_id="LoRWeBApply",
             display_name="Apply Analogy (LoRWeB)",
             category=CATEGORY,
-            description="Patches the model with the edit, as one ordinary LoRA. Stacks with other LoRAs in any"
-            " order; the weights are patched once, before sampling, and the model that came in stays as it is.",
+            description="Puts the edit on the model, as one ordinary LoRA. Stacks with other LoRAs in any order; the"
+            " weights are patched once, before sampling, or the edit is added at run time, and the model that came in"
+            " stays as it is.",
             inputs=[
                 io.Model.Input("model", tooltip="The model the bank was trained on, such as FLUX.1-Kontext-dev."),
                 Basis.Input("basis", tooltip="The bank that the coefficients were made with."),
@@ -43,6 +47,15 @@ class Apply(io.ComfyNode):
                     tooltip="1 is the edit as shown, more exaggerates it, 0 leaves the model untouched, negative"
                     " inverts.",
                 ),
+                io.Combo.Input(
+                    "mode",
+                    options=[PATCH, RUNTIME],
+                    default=PATCH,
+                    optional=True,
+                    tooltip="patch: the edit is in the weights, and a step costs what it costs without. runtime: layers"
+                    " add the edit to what they give, so no weight is patched again after a change, and packed weights"
+                    " (NF4, int4) take it too; a step costs a little more.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The patched model, for the sampler or more LoRAs."),
@@ -51,31 +64,49 @@ class Apply(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, model, basis: BasisBank, coefficients: MixingCoefficients, strength: float) -> io.NodeOutput:
+    def execute(
+        cls, model, basis: BasisBank, coefficients: MixingCoefficients, strength: float, mode: str = PATCH
+    ) -> io.NodeOutput:
         if strength == 0:
             report = f"{basis.path.name}: strength 0, the model is untouched"
             return io.NodeOutput(model, report, ui=ui.PreviewText(report))
-        patched, report = apply_lora(model, basis.compose(coefficients), strength)
-        return io.NodeOutput(patched, report, ui=ui.PreviewText(report))
+        edited, report = apply_lora(model, basis.compose(coefficients), strength, mode)
+        return io.NodeOutput(edited, report, ui=ui.PreviewText(report))
 
 
-def apply_lora(model, lora: ComposedLoRA, strength: float) -> tuple[object, str]:
-    """A clone of the model with the LoRA's adapters added.
+def apply_lora(model, lora: ComposedLoRA, strength: float, mode: str = PATCH) -> tuple[object, str]:
+    """A clone of the model with the LoRA's adapters, in the weights or at run time.
 
     Returns:
-        (patched ModelPatcher, report of matched layers).
+        (edited ModelPatcher, report of matched layers).
 
     Raises:
-        ValueError: when no layer of the bank is in the model, or a weight has another shape.
+        ValueError: when no layer of the bank is in the model, one has another shape, or cannot take the mode.
     """
     bank = lora.bank
-    targets = find_targets(model, bank)
+    targets = find_targets(model, bank, mode)
     if not targets:
         raise ValueError(_nothing_matches(model, bank))
+    if mode == RUNTIME:
+        edited = add_at_run_time(model, lora, _parts(targets), strength)
+    else:
+        edited = _patch(model, lora, targets, strength)
+    missing = [name for name in bank.layers if name not in targets]
+    how = "at run time" if mode == RUNTIME else "patched"
+    report = f"{bank.path.name}: {len(targets)} of {len(bank.layers)} layers {how}, strength {strength:g}"
+    if missing:
+        report += f"; the model lacks {', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
+        logger.warning(report)
+    else:
+        logger.info(report)
+    return edited, report
+
+
+def _patch(model, lora: ComposedLoRA, targets: dict[str, Target], strength: float):
+    """A clone of the model with the adapters among its patches."""
     patches = {}
     for name, target in targets.items():
-        layer = bank.layers[name]
-        patches[target] = BasisAdapter.of(layer, lora.layer_coefficients(name), bank.config.scale)
+        patches[target] = BasisAdapter.of(lora.bank.layers[name], lora.layer_coefficients(name), lora.bank.config.scale)
         bias = lora.bias(name)
         if bias is not None:
             patches[_bias_target(target)] = ("diff", (bias,))
@@ -84,27 +115,30 @@ def apply_lora(model, lora: ComposedLoRA, strength: float) -> tuple[object, str]
     rejected = [str(target) for target in patches if target not in accepted]
     if rejected:
         raise ValueError(f"the model refused {len(rejected)} of {len(patches)} patches, such as {rejected[0]}")
-    missing = [name for name in bank.layers if name not in targets]
-    report = f"{bank.path.name}: {len(targets)} of {len(bank.layers)} layers patched, strength {strength:g}"
-    if missing:
-        report += f"; the model lacks {', '.join(missing[:5])}{' and others' if len(missing) > 5 else ''}"
-        logger.warning(report)
-    else:
-        logger.info(report)
-    return patched, report
+    return patched
 
 
-def find_targets(model, bank: BasisBank) -> dict[str, Target]:
+def _parts(targets: dict[str, Target]) -> dict[str, dict[str, Rows]]:
+    """Module path in the model -> layers of the bank -> the rows that each adds to."""
+    parts: dict[str, dict[str, Rows]] = {}
+    for name, target in targets.items():
+        part = _slice(target)
+        parts.setdefault(_module_path(target), {})[name] = part and slice(part[1], part[1] + part[2])
+    return parts
+
+
+def find_targets(model, bank: BasisBank, mode: str = PATCH) -> dict[str, Target]:
     """Which weight of the model each layer of the bank adapts, shapes checked; layers that it lacks are left out.
 
     Raises:
-        ValueError: naming a layer whose weight has another shape than the bank's factors.
+        ValueError: naming a layer that has another shape than the bank's factors, or cannot take the mode.
     """
     keys = comfy.lora.model_lora_keys_unet(model.model, {})
     targets = {name: keys[PREFIX + name] for name in bank.layers if PREFIX + name in keys}
-    present = {name: target for name, target in targets.items() if _has_weight(model, target)}
+    there, check = (_module, _check_module) if mode == RUNTIME else (_weight, _check_weight)
+    present = {name: target for name, target in targets.items() if there(model, target) is not None}
     for name, target in present.items():
-        _check_shape(model, name, target, (bank.layers[name].out_features, bank.layers[name].in_features))
+        check(model, name, target, bank.layers[name])
     return present
 
 
@@ -112,26 +146,63 @@ def _key(target: Target) -> str:
     return target if isinstance(target, str) else target[0]
 
 
-def _has_weight(model, target: Target) -> bool:
+def _module_path(target: Target) -> str:
+    return _key(target).removesuffix(".weight")
+
+
+def _attribute(model, path: str):
     try:
-        comfy.utils.get_attr(model.model, _key(target))
+        return comfy.utils.get_attr(model.model, path)
     except AttributeError:
-        return False
-    return True
+        return None
 
 
-def _check_shape(model, name: str, target: Target, expected: tuple[int, int]) -> None:
-    key = _key(target)
-    whole = found = tuple(comfy.utils.get_attr(model.model, key).shape)
-    if not isinstance(target, str) and target[1] is not None and len(whole) == 2:
-        dim, start, length = target[1]
+def _weight(model, target: Target):
+    return _attribute(model, _key(target))
+
+
+def _module(model, target: Target):
+    return _attribute(model, _module_path(target))
+
+
+def _check_weight(model, name: str, target: Target, layer: BasisLayer) -> None:
+    key, expected = _key(target), (layer.out_features, layer.in_features)
+    whole = found = tuple(_weight(model, target).shape)
+    if _slice(target) and len(whole) == 2:
+        dim, start, length = _slice(target)
         found = tuple(max(0, min(length, size - start)) if axis == dim else size for axis, size in enumerate(whole))
     if found != expected:
         raise ValueError(
             f"layer {name}: the bank's factors make a {expected[0]} x {expected[1]} delta, but the model's weight"
             f" {key} is {' x '.join(map(str, whole))}; the bank was trained on another base, or the model is stored"
-            " in a packed 4-bit format (NF4, Nunchaku), which cannot be patched: use a bf16, fp8 or GGUF file"
+            " in a packed 4-bit format (NF4, Nunchaku), which cannot be patched: choose mode runtime, or use a bf16,"
+            " fp8 or GGUF file"
         )
+
+
+def _check_module(model, name: str, target: Target, layer: BasisLayer) -> None:
+    """A module tells its widths, or is believed until it runs: a packed weight tells nothing."""
+    module, path = _module(model, target), _module_path(target)
+    dim, start, length = _slice(target) or (0, 0, None)
+    reshaped = not isinstance(target, str) and len(target) > 2
+    if not callable(getattr(module, "forward", None)) or dim != 0 or reshaped:
+        raise ValueError(
+            f"layer {name}: {path} ({type(module).__name__}) is no layer whose output an edit can be added to at run"
+            " time; choose mode patch"
+        )
+    before, after = (getattr(module, side, None) for side in ("in_features", "out_features"))
+    expected = (layer.in_features, layer.out_features)
+    found = (before or expected[0], after or expected[1]) if length is None else (before or expected[0], length)
+    if found != expected or (after is not None and start + found[1] > after):
+        raise ValueError(
+            f"layer {name}: the bank's factors go from {expected[0]} to {expected[1]}, but the model's {path} goes from"
+            f" {before} to {after}; the bank was trained on another base"
+        )
+
+
+def _slice(target: Target) -> tuple[int, int, int] | None:
+    """(dim, start, length) of a fused weight, where a layer is a part of one."""
+    return None if isinstance(target, str) else target[1]
 
 
 def _bias_target(target: Target) -> Target:
@@ -144,8 +215,7 @@ def _nothing_matches(model, bank: BasisBank) -> str:
     return (
         f"none of the {len(bank.layers)} layers of {bank.path.name} is in this model ({type(model.model).__name__});"
         f" the bank adapts {bank.config.base_model}, with layers such as {next(iter(bank.layers))}. Load that model"
-        " with Load Diffusion Model (bf16 or fp8) or a GGUF loader; Nunchaku and NF4 models name and pack their"
-        " weights differently and cannot be patched"
+        " with Load Diffusion Model (bf16 or fp8) or a GGUF loader; Nunchaku names its layers differently"
     )
 
 

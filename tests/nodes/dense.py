@@ -2,6 +2,7 @@
 
 import zlib
 
+import comfy.sample
 import torch
 
 # Where diffusers' layers lie in FLUX's own modules: (module, which share of its outputs).
@@ -121,3 +122,13 @@ def forward(diffusion_model, size: int = 16, seed: int = 0) -> torch.Tensor:
         return diffusion_model(
             x, torch.tensor([0.7]), context=context, y=y, guidance=torch.tensor([2.5]), ref_latents=[reference]
         ).float()
+
+
+def sample(model):
+    """Two steps of ComfyUI's own sampler on a random latent."""
+    generator, params = torch.Generator().manual_seed(0), model.model.diffusion_model.params
+    latent, noise = (torch.randn(1, 16, 16, 16, generator=generator) for _ in range(2))
+    context = torch.randn(1, 8, params.context_in_dim, generator=generator)
+    pooled = torch.randn(1, params.vec_in_dim, generator=generator)
+    told = [[context, {"pooled_output": pooled}]]
+    return comfy.sample.sample(model, noise, 2, 1.0, "euler", "simple", told, told, latent, seed=0)

@@ -3,7 +3,6 @@
 import logging
 
 import comfy.lora
-import comfy.sample
 import comfy.sd
 import pytest
 import torch
@@ -27,6 +26,7 @@ from .dense import (
     patched,
     raw_weights,
     relative,
+    sample,
 )
 
 LAYERS = flux_layers(SMALL_HIDDEN, 2, 2)
@@ -305,21 +305,12 @@ def test_the_adapter_copies_nothing_and_can_be_rebuilt(flux32, bank, coefficient
     assert torch.equal(*results) and results[0].any()
 
 
-def sample(model):
-    """Two steps of ComfyUI's own sampler on a random latent."""
-    generator, params = torch.Generator().manual_seed(0), model.model.diffusion_model.params
-    latent, noise = (torch.randn(1, 16, 16, 16, generator=generator) for _ in range(2))
-    context = torch.randn(1, 8, params.context_in_dim, generator=generator)
-    pooled = torch.randn(1, params.vec_in_dim, generator=generator)
-    told = [[context, {"pooled_output": pooled}]]
-    return comfy.sample.sample(model, noise, 2, 1.0, "euler", "simple", told, told, latent, seed=0)
-
-
 @pytest.mark.parametrize("compiled_first", [True, False])
 def test_a_compiled_model_takes_the_edit_and_loses_it_again(flux32, bank, coefficients, compiled_first):
     def compiled(model):
         model = model.clone()
-        set_torch_compile_wrapper(model, backend="eager")  # what the node TorchCompileModel calls
+        # What the node TorchCompileModel calls, here for one block.
+        set_torch_compile_wrapper(model, backend="eager", keys=["diffusion_model.single_blocks.0"])
         return model
 
     def edited(model):

@@ -17,7 +17,7 @@ PUBLISHED = {
     "LoRWeBLoadStarter": [],
     "LoRWeBStarterExample": ["example"],
     "LoRWeBEncodeAnalogy": ["basis", "clip_vision", "image_a", "image_a_prime", "image_b", "fit", "encoder_crop"],
-    "LoRWeBApply": ["model", "basis", "coefficients", "strength"],
+    "LoRWeBApply": ["model", "basis", "coefficients", "strength", "mode"],
     "LoRWeBCanvas": ["image_a", "image_a_prime", "image_b", "megapixels", "long_side", "fit", "basis"],
     "LoRWeBCropResult": ["image", "geometry", "original_size"],
     "LoRWeBBlendCoefficients": ["coefficients_1", "coefficients_2", "blend"],

@@ -1,0 +1,163 @@
+"""An edit at run time: the basis adds to what the layers give while the model is called, and no weight changes.
+
+It hangs on the model patcher as a wrapper of ``apply_model``. The layers are changed only inside a call, so a call that
+ends, fails or is interrupted leaves the model as it was, and another clone of it never sees the edit. ComfyUI's own
+bypass (its newer versions) is not used: it takes no part of a fused layer, needs a ``weight``, and stays in the model.
+"""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from weakref import WeakKeyDictionary
+
+import comfy.model_management
+import comfy.utils
+import torch
+from comfy.model_patcher import ModelPatcher
+from comfy.patcher_extension import WrappersMP
+from torch import Tensor, nn
+
+from ..lorweb_core import BasisBank, BasisLayer
+from ..lorweb_core.lora import ComposedLoRA
+from .adapter import BasisAdapter
+
+logger = logging.getLogger(__name__)
+
+KEY = "lorweb"
+
+# Which outputs of a module (None: all) a layer of the bank adds to.
+Rows = slice | None
+Parts = Mapping[str, Mapping[str, Rows]]
+
+
+class Factors(nn.Module):
+    """A layer's A, B and bias, as ComfyUI moves them between devices.
+
+    Back on the CPU they are the bank's memory-mapped tensors again, not copies.
+    """
+
+    def __init__(self, layer: BasisLayer):
+        super().__init__()
+        self._source = {"A": layer.A, "B": layer.B, "bias": layer.bias}
+        for name, tensor in self._source.items():
+            self.register_parameter(name, None if tensor is None else nn.Parameter(tensor, requires_grad=False))
+
+    def _apply(self, fn, recurse: bool = True) -> "Factors":
+        for name, parameter in self._parameters.items():
+            if parameter is not None:
+                parameter.data = fn(self._source[name])
+        return self
+
+    def take(self, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
+        """(A, B, bias) of the basis elements whose numbers are given, or of all."""
+        tensors = self.A, self.B, self.bias
+        if kept is None:
+            return tensors
+        return tuple(None if t is None else t.index_select(0, kept.to(t.device)) for t in tensors)
+
+
+_placed: WeakKeyDictionary[BasisBank, ModelPatcher] = WeakKeyDictionary()
+
+
+def place(bank: BasisBank) -> ModelPatcher:
+    """The bank's factors as a model of ComfyUI's, which thus counts and frees their memory; one for all edits."""
+    if bank not in _placed:
+        layers = nn.ModuleList(Factors(layer) for layer in bank.layers.values())
+        device = comfy.model_management.get_torch_device()
+        _placed[bank] = ModelPatcher(layers, load_device=device, offload_device=torch.device("cpu"))
+    return _placed[bank]
+
+
+class RunTimeEdit:
+    """A wrapper of ``apply_model`` that adds one edit to the layers' outputs.
+
+    Args:
+        lora: the edit.
+        parts: module path in the model -> what of the bank adds to it.
+        strength: of the edit.
+    """
+
+    def __init__(self, lora: ComposedLoRA, parts: Parts, strength: float):
+        bank = lora.bank
+        self._parts, self._strength, self._scale = parts, strength, bank.config.scale
+        self._factors = dict(zip(bank.layers, place(bank).model))
+        self._values = torch.stack([lora.layer_coefficients(name) for name in bank.layers])
+        self._kept = None
+        used = max(1, int((self._values != 0).sum(-1).max()))
+        if used < bank.config.num_loras:
+            self._kept = self._values.abs().topk(used, dim=-1).indices
+            self._values = self._values.gather(-1, self._kept)
+        self._checked = False
+
+    def __call__(self, executor, x: Tensor, *args, **kwargs):
+        """ComfyUI's contract: ``executor(...)`` is the model, x its latent."""
+        adapters = self._adapters(x.device)
+        with self._edited(executor.class_obj, adapters):
+            output = executor(x, *args, **kwargs)
+        if not self._checked:
+            self._checked = True
+            self._name_what_did_not_run(adapters)
+        return output
+
+    @contextmanager
+    def _edited(self, model: nn.Module, adapters: Mapping[str, BasisAdapter]) -> Iterator[None]:
+        """The edit on the layers of a model, for the calls inside."""
+        before = []
+        try:
+            for path, parts in self._parts.items():
+                module = comfy.utils.get_attr(model, path)
+                before.append((module, module.__dict__.get("forward")))
+                added = tuple((rows, adapters[name]) for name, rows in parts.items())
+                module.forward = _edited_forward(module.forward, added)
+            yield
+        finally:
+            for module, forward in reversed(before):
+                del module.forward
+                if forward is not None:
+                    module.forward = forward
+
+    def _adapters(self, device: torch.device) -> dict[str, BasisAdapter]:
+        """The adapters of all layers; one copy to the device for the coefficients of all."""
+        values = self._values.to(device)
+        kept = [None] * len(values) if self._kept is None else self._kept.to(device)
+        adapters = {}
+        for (name, factors), c, chosen in zip(self._factors.items(), values, kept):
+            a, b, bias = factors.take(chosen)
+            adapters[name] = BasisAdapter(set(), (a, b, c, self._scale, bias))
+            adapters[name].multiplier = self._strength
+        return adapters
+
+    def _name_what_did_not_run(self, adapters: Mapping[str, BasisAdapter]) -> None:
+        silent = [name for parts in self._parts.values() for name in parts if not adapters[name].ran]
+        if silent:
+            logger.warning(
+                "%d of %d layers did not run as modules of their own, such as %s, so the edit is missing there: the"
+                " model's loader fuses them, or something skips blocks. Try mode patch, or another format of the model",
+                len(silent), len(adapters), silent[0],
+            )  # fmt: skip
+
+
+def _edited_forward(forward, added: tuple[tuple[Rows, BasisAdapter], ...]):
+    """A layer's forward with adapters' outputs added."""
+
+    def edited(x: Tensor, *args, **kwargs) -> Tensor:
+        output = forward(x, *args, **kwargs)
+        for rows, adapter in added:
+            if rows is None:
+                output = output + adapter.h(x, output)
+            else:
+                output = output.clone()
+                output[..., rows] += adapter.h(x, output[..., rows])
+        return output
+
+    return edited
+
+
+def add_at_run_time(model: ModelPatcher, lora: ComposedLoRA, parts: Parts, strength: float) -> ModelPatcher:
+    """A clone of the model that makes the edit at run time."""
+    edited, factors = model.clone(), place(lora.bank)
+    edited.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, RunTimeEdit(lora, parts, strength))
+    others = edited.get_additional_models_with_key(KEY)
+    if not any(other.is_clone(factors) for other in others):
+        edited.set_additional_models(KEY, [*others, factors])
+    return edited
