@@ -186,7 +186,11 @@ def _slot_position(corner: tuple[int, int], index: int) -> list[int]:
 
 
 def _box(subgraph: dict[str, Any], values: list[Any]) -> dict[str, Any]:
-    """The node that people place; ``-1`` stands for a widget that is an input of the subgraph."""
+    """The node that people place.
+
+    Without ``proxyWidgets``: the frontend shows the inputs that are widgets by itself, and newer ones lose the values
+    of those that the property names.
+    """
     slots = []
     for entry in INPUTS:
         slot = {"name": entry.name, **_shown(entry.label), "type": entry.type, "link": None}
@@ -202,7 +206,7 @@ def _box(subgraph: dict[str, Any], values: list[Any]) -> dict[str, Any]:
         "inputs": slots,
         "outputs": [{"name": "b_prime", **_shown("b'"), "type": "IMAGE", "links": []}],
         "title": subgraph["name"],
-        "properties": {"proxyWidgets": [["-1", entry.name] for entry in INPUTS if entry.widget]},
+        "properties": {},
         "widgets_values": values,
     }
 

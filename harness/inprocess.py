@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import importlib
 import importlib.util
@@ -55,3 +56,10 @@ def _load_pack() -> None:
     for name in [name for name in sys.modules if name.split(".")[0] == "lorweb_core"]:
         sys.modules[f"{PACK}.{name}"] = sys.modules[name]
     package.lorweb_core = core
+    asyncio.run(_ask_for_nodes(package))
+
+
+async def _ask_for_nodes(package) -> None:
+    """As ComfyUI does, which makes ``models/lorweb`` known."""
+    extension = await package.comfy_entrypoint()
+    await extension.get_node_list()

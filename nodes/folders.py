@@ -1,8 +1,11 @@
 """``models/lorweb``: where banks lie, and the errors that say so."""
 
+import logging
 import os
 
 import folder_paths
+
+logger = logging.getLogger(__name__)
 
 FOLDER = "lorweb"
 EXTENSIONS = {".safetensors"}
@@ -11,7 +14,10 @@ EXTENSIONS = {".safetensors"}
 def register_basis_folder() -> None:
     """Make ``models/lorweb`` known to ComfyUI, beside any folders that ``extra_model_paths.yaml`` already gave it."""
     default = os.path.join(folder_paths.models_dir, FOLDER)
-    os.makedirs(default, exist_ok=True)
+    try:
+        os.makedirs(default, exist_ok=True)
+    except OSError as error:  # a folder that cannot be written, or a link to nowhere
+        logger.warning("LoRWeB: %s cannot be made (%s); banks are looked for in it once it is there", default, error)
     folder_paths.add_model_folder_path(FOLDER, default)
     # ComfyUI starts a new folder with no extensions, which lists every file in it.
     paths, _ = folder_paths.folder_names_and_paths[FOLDER]

@@ -4,7 +4,6 @@ from dataclasses import dataclass
 
 import comfy.model_management
 import torch
-from comfy.clip_vision import clip_preprocess
 from torch import Tensor
 
 from ..lorweb_core import BankConfig
@@ -76,13 +75,8 @@ class ClipVisionEncoder:
         """All hidden states [B, layers, T, width]; ``encode_image`` gives the last two only."""
         encoder = self.clip_vision
         comfy.model_management.load_model_gpu(encoder.patcher)
-        pixels = clip_preprocess(
-            squares.to(encoder.load_device),
-            size=encoder.image_size,
-            mean=encoder.image_mean,
-            std=encoder.image_std,
-        )
-        states = encoder.model(pixel_values=pixels.float(), intermediate_output="all")[1]
+        pixels = normalise(squares.to(encoder.load_device), encoder.image_mean, encoder.image_std)
+        states = encoder.model(pixel_values=pixels, intermediate_output="all")[1]
         return states.to(comfy.model_management.intermediate_device())
 
     def _check_family(self) -> None:
@@ -110,6 +104,12 @@ def _where_to_get(encoder: str) -> str:
         return "connect that one; the starter's is the clip_vision of Load LoRWeB Starter"
     name = encoder.rsplit("/", 1)[-1]
     return f"put its model.safetensors into models/clip_vision as {name}.safetensors and choose it in the loader"
+
+
+def normalise(squares: Tensor, mean: list[float], std: list[float]) -> Tensor:
+    """Images [B, side, side, 3] in 0..1 as pixel values [B, 3, side, side], rounded to bytes as in files."""
+    levels = squares[..., :3].float().mul(255).clamp(0, 255).round().div(255)
+    return ((levels - levels.new_tensor(mean)) / levels.new_tensor(std)).movedim(-1, 1)
 
 
 def center_crop(images: Tensor, side: int) -> Tensor:

@@ -1,11 +1,13 @@
 """A FLUX that is narrower than the released one, as ComfyUI's MODEL.
 
-ComfyUI 0.3 takes every FLUX to have 24 attention heads, so its own loader cannot load a small one.
+ComfyUI 0.3 takes every FLUX to have 24 attention heads, so its own loader cannot load a small one; newer ComfyUI reads
+the heads from the width, and its own loader is used.
 """
 
 import comfy.model_detection
 import comfy.model_management
 import comfy.model_patcher
+import comfy.sd
 import comfy.utils
 import torch
 from torch import Tensor
@@ -29,14 +31,20 @@ def load_narrow_flux(
     config = comfy.model_detection.model_config_from_unet(weights, "")
     if config is None or config.unet_config.get("image_model") != "flux":
         raise ValueError(f"{name}: not a FLUX checkpoint")
-    config.unet_config["num_heads"] = config.unet_config["hidden_size"] // sum(config.unet_config["axes_dim"])
+    heads = config.unet_config["hidden_size"] // sum(config.unet_config["axes_dim"])
+    if config.unet_config["num_heads"] == heads:
+        model = comfy.sd.load_diffusion_model_state_dict(weights, model_options={"dtype": dtype})
+    else:
+        config.unet_config["num_heads"] = heads
+        model = _load(config, weights, dtype)
     if shift is not None:
-        config.sampling_settings = config.sampling_settings | {"shift": shift}
-    return _load(config, weights, dtype)
+        sampling = model.model.model_sampling
+        sampling.set_parameters(shift=shift, multiplier=sampling.multiplier)
+    return model
 
 
 def _load(config, weights: dict[str, Tensor], dtype: torch.dtype | None) -> comfy.model_patcher.ModelPatcher:
-    """What ``comfy.sd.load_diffusion_model_state_dict`` does once it has a configuration."""
+    """What ``load_diffusion_model_state_dict`` of ComfyUI 0.3 does once it has a configuration."""
     device = comfy.model_management.get_torch_device()
     offload_device = comfy.model_management.unet_offload_device()
     supported = list(config.supported_inference_dtypes)

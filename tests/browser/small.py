@@ -7,7 +7,7 @@ from pathlib import Path
 
 from playwright.sync_api import Locator
 
-from harness.blueprint import BLUEPRINT
+from harness.blueprint import BLUEPRINT, INPUTS
 from harness.browser import ComfyPage, Workflow, read_workflow
 from harness.comfyui import PACK_NAME, ROOT
 from harness.small_models import RANDOM_CLIP_L, RANDOM_VIT_L, SMALL_BANK, SMALL_FLUX, SMALL_VAE
@@ -83,7 +83,7 @@ def small_box(workflow: Workflow) -> Workflow:
     (subgraph,) = workflow["definitions"]["subgraphs"]
     (box,) = (node for node in workflow["nodes"] if node["type"] == subgraph["id"])
     chosen = {"basis_name": SMALL_BANK, "clip_vision_name": RANDOM_VIT_L, "vae_name": SMALL_VAE}
-    widgets = [name for _, name in box["properties"]["proxyWidgets"]]
+    widgets = [entry.name for entry in INPUTS if entry.widget]
     box["widgets_values"] = [chosen.get(name, value) for name, value in zip(widgets, box["widgets_values"])]
     for node in subgraph["nodes"]:
         shipped = node["type"]

@@ -53,6 +53,19 @@ def test_its_widgets_reach_the_nodes_inside(placed):
     assert inside["VAELoader"]["vae_name"] == "other.safetensors"
 
 
+def test_it_keeps_its_values_when_saved_and_opened_again(placed):
+    values = {"prompt": "Draw it.", "strength": 0.7, "seed": 5, "vae_name": "other.safetensors"}
+    placed.page.evaluate(_SET, values)
+    saved = placed.serialize()
+    placed.reset()
+    placed.load(saved)
+    shown = dict(placed.page.evaluate("() => app.graph.nodes[0].widgets.map(widget => [widget.name, widget.value])"))
+    assert list(shown) == [entry.name for entry in INPUTS if entry.widget]
+    assert {name: shown[name] for name in values} == values
+    inside = {node["class_type"]: node["inputs"] for node in placed.prompt().values()}
+    assert (inside["KSampler"]["seed"], inside["LoRWeBApply"]["strength"]) == (5, 0.7)
+
+
 def test_it_runs_to_a_picture(placed, images, photographs):
     placed.page.evaluate(_WIRE, {"a": images["a"], "a_prime": images["a'"], "b": images["b"]})
     workflow = small_box(placed.serialize())

@@ -10,7 +10,7 @@ from lorweb_pack.lorweb_core import BankConfig, BasisBank, CanvasGeometry
 from lorweb_pack.lorweb_core.query import QUERY_MODES, build_query
 from lorweb_pack.nodes.analogy import EncodeAnalogy
 from lorweb_pack.nodes.basis import LoadBasis
-from lorweb_pack.nodes.image_encoder import ClipVisionEncoder
+from lorweb_pack.nodes.image_encoder import ClipVisionEncoder, center_crop, normalise
 from lorweb_pack.nodes.siglip import SiglipVision
 from PIL import Image
 from safetensors.torch import load_file, save_file
@@ -219,7 +219,7 @@ def test_tokens_are_the_hidden_states_of_the_reference(clip_vision, vit_path, tr
     mode = QUERY_MODES["paa'b3"]
     config = BankConfig(num_loras=2, rank=1, key_dim=4, query_dim=3 * 257 * 1024, query_mode="paa'b3")
     found = ClipVisionEncoder(clip_vision, config).tokens(square, mode.hidden)
-    pixels = comfy.clip_vision.clip_preprocess(square, size=224)
+    pixels = normalise(center_crop(square, 224), clip_vision.image_mean, clip_vision.image_std)
     states = model(pixel_values=pixels, output_hidden_states=True).hidden_states
     expected = torch.cat([states[i] for i in mode.hidden], dim=1)
     assert found.shape == (1, 3 * 257, 1024)
@@ -337,6 +337,13 @@ def test_so400m_sees_384_pixels():
 def test_a_clip_checkpoint_is_no_siglip(vit_path):
     with pytest.raises(ValueError, match=r"vit.safetensors is not a SigLIP checkpoint.*models/clip_vision"):
         SiglipVision(load_file(vit_path), "vit.safetensors")
+
+
+def test_a_siglip_whose_layers_have_gaps_is_refused(siglip_path):
+    """A single name must not make a million layers."""
+    weights = {**load_file(siglip_path), "vision_model.encoder.layers.999999.y": torch.zeros(1)}
+    with pytest.raises(ValueError, match=r"siglip.safetensors has 3 layers, but one is numbered 999999"):
+        SiglipVision(weights, "siglip.safetensors")
 
 
 def test_an_incomplete_siglip_is_refused(siglip_path):

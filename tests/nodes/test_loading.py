@@ -1,0 +1,41 @@
+"""The pack loads wherever it can: a folder that cannot be made, or a name that ComfyUI lacks, takes away no more."""
+
+import logging
+import sys
+
+import comfy.latent_formats
+import folder_paths
+import lorweb_pack.nodes
+import pytest
+from lorweb_pack.nodes import MODULES, NODES, nodes_of
+from lorweb_pack.nodes.folders import basis_names, register_basis_folder
+
+
+@pytest.mark.parametrize("broken", ["models is a file", "lorweb is a link to nowhere"])
+def test_a_models_folder_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch, caplog, broken):
+    models = tmp_path / "models"
+    if broken == "models is a file":
+        models.touch()
+    else:
+        models.mkdir()
+        (models / "lorweb").symlink_to(tmp_path / "nowhere")
+    monkeypatch.setattr(folder_paths, "models_dir", str(models))
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
+    with caplog.at_level(logging.WARNING):
+        register_basis_folder()
+    assert str(models / "lorweb") in caplog.text
+    assert folder_paths.get_folder_paths("lorweb") == [str(models / "lorweb")] and basis_names() == []
+
+
+def test_a_name_that_comfyui_lacks_takes_its_own_nodes_only(monkeypatch, caplog):
+    modules = {name: getattr(lorweb_pack.nodes, name) for name in MODULES}
+    for name in modules:  # import them anew, and put them back afterwards
+        monkeypatch.delitem(sys.modules, f"lorweb_pack.nodes.{name}")
+    monkeypatch.delattr(comfy.latent_formats, "Flux")
+    with caplog.at_level(logging.ERROR):
+        found = {name: nodes_of(name) for name in MODULES}
+    for name, module in modules.items():
+        monkeypatch.setattr(lorweb_pack.nodes, name, module)
+    assert [name for name, nodes in found.items() if not nodes] == ["starter"]
+    assert "starter.py are left out" in caplog.text
+    assert sum(map(len, found.values())) == len(NODES) - 2
