@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -22,40 +21,24 @@ from .checkpoint import (
     Layout,
     Progress,
     check_finite,
+    find_settings,
     iterate_with_progress,
-    naming,
     resolve_config,
-    sibling_yaml,
     write_bank,
 )
 from .coefficients import MixingCoefficients
-from .config import RELEASED_CANVAS, BankConfig, BankError
-from .lora import ComposedLoRA
-from .mixing import fold_projection, mixing_coefficients
+from .config import RELEASED_CANVAS, BankConfig, BankError, naming
+from .lora import BasisLayer, ComposedLoRA
+from .mixing import attention_logits, fold_projection, mixing_coefficients
+from .released import shared_yamls
 
 logger = logging.getLogger(__name__)
 
 Read = Callable[[str], Tensor]
-
-
-@dataclass(frozen=True)
-class BasisLayer:
-    """The basis of one linear layer: A [N, in, r], B [N, r, out] and, in the bias variant, bias [N, out].
-
-    Tensors keep the file's dtype and stay in the memory-mapped file until somebody reads them.
-    """
-
-    A: Tensor
-    B: Tensor
-    bias: Tensor | None = None
-
-    @property
-    def in_features(self) -> int:
-        return self.A.shape[1]
-
-    @property
-    def out_features(self) -> int:
-        return self.B.shape[2]
+# A bank whose products exceed float32, or whose folded keys leave no room to multiply them with a query, is damaged.
+_LARGEST_PRODUCT = torch.finfo(torch.float32).max
+_LARGEST_FOLDED = 1e30
+_LARGEST_CANVAS = 16384
 
 
 class BasisBank:
@@ -64,8 +47,7 @@ class BasisBank:
     Attributes:
         config: its ``BankConfig``.
         layers: diffusers module path (without "transformer.") -> ``BasisLayer``.
-        path: the file it came from.
-        metadata: the file's safetensors header entries.
+        file: the file it came from, held open.
         assumed: settings that the file did not give, for which the paper's values stand.
     """
 
@@ -73,17 +55,25 @@ class BasisBank:
         self,
         config: BankConfig,
         layers: Mapping[str, BasisLayer],
-        folded: Tensor,
-        path: Path,
-        metadata: Mapping[str, str],
+        logits: Callable[[Tensor], Tensor],
+        file: BankFile,
         assumed: tuple[str, ...] = (),
     ):
         self.config = config
         self.layers = dict(layers)
-        self.path = path
-        self.metadata = dict(metadata)
+        self.file = file
         self.assumed = assumed
-        self._folded = folded  # [L * h * N, q] float32
+        self._logits = logits  # [..., q] -> [..., L, h, N]
+
+    @property
+    def path(self) -> Path:
+        """The file's path."""
+        return self.file.path
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """The file's safetensors header entries."""
+        return self.file.metadata
 
     @property
     def extra(self) -> dict[str, str]:
@@ -94,40 +84,40 @@ class BasisBank:
     def canvas(self) -> int:
         """Side in pixels of the square canvases that it was trained on; the released recipe's if the file is silent."""
         side = self.metadata.get("canvas", "")
-        return int(side) if side.isdecimal() else RELEASED_CANVAS
+        meant = side.isdecimal() and len(side) < 10 and 1 <= int(side) <= _LARGEST_CANVAS
+        return int(side) if meant else RELEASED_CANVAS
 
     @classmethod
-    def load(cls, path: str | os.PathLike, progress: Progress | None = None) -> BasisBank:
+    def load(cls, path: str | os.PathLike, progress: Progress | None = None, mmap: bool = True) -> BasisBank:
         """Load a bank file, released layout or ours, and check all of it.
 
-        A and B stay memory-mapped; keys and query projections are folded into one float32 matrix [L * h * N, q] and
-        their pages released.
+        A and B stay memory-mapped. Keys and query projections are folded into one float32 matrix [L * h * N, q] where
+        that is the smaller, and their pages released.
 
         Args:
             progress: called with (layers done, layers in all), first for reading, then for folding.
+            mmap: False reads all tensors into memory: a mapped file that is overwritten while it is read kills the
+                process.
 
         Raises:
             BankError: naming the file, the layer, what was expected and found, and what to do.
         """
-        path = Path(path)
-        factors = BankFile(path)
-        with naming(path):
-            layout = factors.layout()
-            config, assumed = resolve_config(layout, factors.metadata, sibling_yaml(path))
-            layers = _read_layers(layout, factors.tensor, progress)
-            # A mapping of its own, so that the pages of keys and projections are released with it.
-            folded = _fold_layers(layout, config, BankFile(path).tensor, progress)
+        file = BankFile(path, mmap)
+        with naming(file.path):
+            layout = file.layout()
+            config, assumed = resolve_config(layout, *find_settings(file.metadata, file.path))
+            layers = _read_layers(layout, config, file.tensor, progress)
+        # A mapping of its own, so that the pages of keys and projections are released with it.
+        keys_file = file.reopened()
+        with naming(file.path):
+            logits = _logits_of(layout, config, keys_file.tensor, progress)
+        bank = cls(config, layers, logits, file, tuple(assumed))
         if assumed:
-            logger.warning(
-                "%s does not say %s; using the paper's: softmax %s, query mode %s, %d head(s), encoder %s. Put its"
-                " config.yaml beside it as %s to be sure",
-                path.name, ", ".join(assumed), config.softmax, config.query_mode, config.heads, config.encoder,
-                path.with_suffix(".yaml").name,
-            )  # fmt: skip
-        return cls(config, layers, folded, path, factors.metadata, tuple(assumed))
+            logger.warning(_explain_assumed(bank))
+        return bank
 
     def mix(self, query: Tensor) -> MixingCoefficients:
-        """Mixing coefficients of every layer for an analogy query: one matrix product for all layers.
+        """Mixing coefficients of every layer for an analogy query: one matrix product for all layers, as a rule.
 
         Args:
             query: [q], or [batch, q].
@@ -137,22 +127,35 @@ class BasisBank:
 
         Raises:
             ValueError: when the query has another width or is not finite.
+            BankError: as ``require_unchanged``.
         """
+        self.require_unchanged()
         self.config.check_query(query.shape)
         z = query.detach().to("cpu", torch.float32)
         if not torch.isfinite(z).all():
             raise ValueError("the query holds NaN or infinite values; check the image encoder and the images")
-        logits = (z @ self._folded.mT).unflatten(-1, (len(self.layers), self.config.heads, self.config.num_loras))
-        values = mixing_coefficients(logits, self.config.softmax, self.config.mixing)
-        return MixingCoefficients(values, tuple(self.layers), self.config.softmax)
+        values = mixing_coefficients(self._logits(z), self.config.softmax, self.config.mixing)
+        return MixingCoefficients(values.float(), tuple(self.layers), self.config.softmax)
 
     def compose(self, coefficients: MixingCoefficients) -> ComposedLoRA:
         """One ordinary LoRA of rank N * r. It holds this bank and the coefficients, no copy of any factor.
 
         Raises:
-            ValueError: when the coefficients are a batch, or belong to a bank with other layers or another N.
+            ValueError: when the coefficients are a batch, belong to a bank with other layers or another N, or make a
+                delta that half precision does not hold.
+            BankError: as ``require_unchanged``.
         """
+        self.require_unchanged()
         return ComposedLoRA(self, coefficients)
+
+    def require_unchanged(self) -> None:
+        """Refuse to read tensors of a mapped file that was written into, which may kill the process.
+
+        Raises:
+            BankError: saying what to do.
+        """
+        if self.file.mapped:
+            self.file.require_unchanged()
 
     def delta(self, name: str, coefficients: MixingCoefficients) -> Tensor:
         """The dense delta ``scale * sum_n c[n] * (A[n] @ B[n]).T`` of one layer: [out, in] float32, the reference."""
@@ -162,45 +165,81 @@ class BasisBank:
     def save(self, path: str | os.PathLike) -> None:
         """Write our file: the released layout with the configuration in the header.
 
-        The tensors come from the bank's own file, which must still be there, with the same layers.
+        The tensors come from the bank's own file, which must still be there.
 
         Raises:
-            BankError: when it is not.
+            BankError: when it is not, or was written into.
         """
-        source = BankFile(self.path)
-        with naming(self.path):
-            layout = source.layout()
-            if list(layout.layers) != list(self.layers):
-                raise BankError("the file has changed since the bank was loaded; load it again before saving")
+        self.file.require_named()
         tensors = {
-            layer: {name: source.tensor(f"{PREFIX}{layer}.{name}") for name in shapes}
-            for layer, shapes in layout.layers.items()
+            layer: {name: self.file.tensor(f"{PREFIX}{layer}.{name}") for name in shapes}
+            for layer, shapes in self.file.layout().layers.items()
         }
         write_bank(path, tensors, self.config, self.extra)
 
 
-def _read_layers(layout: Layout, read: Read, progress: Progress | None) -> dict[str, BasisLayer]:
-    """The basis of every layer, checked to be finite."""
+def _explain_assumed(bank: BasisBank) -> str:
+    config, path = bank.config, bank.path
+    text = (
+        f"{path.name} does not say {', '.join(bank.assumed)}; using the paper's: softmax {config.softmax}, query mode"
+        f" {config.query_mode}, {config.heads} head(s), mixing {config.mixing}, encoder {config.encoder}. Put its"
+        f" config.yaml beside it as {path.with_suffix('.yaml').name} to be sure"
+    )
+    unclaimed = [] if path.with_suffix(".yaml").is_file() else shared_yamls(path)
+    return text + (f" ({unclaimed[0]} may be another bank's)" if unclaimed and "query_mode" in bank.assumed else "")
+
+
+def _read_layers(layout: Layout, config: BankConfig, read: Read, progress: Progress | None) -> dict[str, BasisLayer]:
+    """The basis of every layer, checked to be finite, and to remain so when multiplied."""
     layers = {}
     for layer, shapes in iterate_with_progress(layout.layers.items(), progress, len(layout.layers)):
         tensors = {name: read(f"{PREFIX}{layer}.{name}") for name in shapes if name not in (KEYS, TO_Q)}
-        for name, tensor in tensors.items():
-            check_finite(layer, name, tensor)
-        layers[layer] = BasisLayer(tensors[LORA_A], tensors[LORA_B], tensors.get(BIAS))
+        largest = {name: check_finite(layer, name, tensor) for name, tensor in tensors.items()}
+        bound = max(config.rank * largest[LORA_A] * largest[LORA_B], largest.get(BIAS, 0.0))
+        if bound * abs(config.scale) * config.num_loras > _LARGEST_PRODUCT:
+            raise BankError(
+                f"layer {layer}: {LORA_A} and {LORA_B} reach {largest[LORA_A]:.3g} and {largest[LORA_B]:.3g}, with a"
+                f" scale of {config.scale:.3g}: more than float32 holds when multiplied; the file is damaged, get it"
+                " again"
+            )
+        layers[layer] = BasisLayer(tensors[LORA_A], tensors[LORA_B], tensors.get(BIAS), bound)
     return layers
 
 
-def _fold_layers(layout: Layout, config: BankConfig, read: Read, progress: Progress | None) -> Tensor:
-    """The folded keys and projections of all layers, [L * h * N, q] float32.
+def _logits_of(layout: Layout, config: BankConfig, read: Read, progress: Progress | None) -> Callable[[Tensor], Tensor]:
+    """The function from queries [..., q] to the logits of all layers [..., L, h, N].
 
     A pass of its own: between its large temporaries nothing is allocated that stays, so the heap does not fragment.
     """
-    rows = config.heads * config.num_loras
-    folded = torch.empty(len(layout.layers) * rows, config.query_dim)
-    for index, (layer, shapes) in enumerate(iterate_with_progress(layout.layers.items(), progress, len(layout.layers))):
+    shape = (len(layout.layers), config.heads, config.num_loras)
+    n, d, q = config.num_loras, config.key_dim, config.query_dim
+    checked = _checked_keys(layout, read, progress)
+    if not layout.has_projection or config.heads * n * q > d * (n + q):
+        pairs = list(checked)
+        return lambda z: torch.stack([_layer_logits(*pair[1:], z, config.heads) for pair in pairs], dim=-3)
+    rows = config.heads * n
+    folded = torch.empty(len(layout.layers) * rows, q)
+    for index, (layer, keys, to_q) in enumerate(checked):
+        part = fold_projection(keys, to_q, config.heads).flatten(0, 1)
+        if not part.abs().amax() <= _LARGEST_FOLDED:
+            raise BankError(
+                f"layer {layer}: {KEYS} times {TO_Q} reach {float(part.abs().amax()):.3g}; the file is damaged or its"
+                " training diverged, use another checkpoint"
+            )
+        folded[index * rows : (index + 1) * rows] = part
+    return lambda z: (z @ folded.mT).unflatten(-1, shape)
+
+
+def _checked_keys(layout: Layout, read: Read, progress: Progress | None) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """(layer, keys [N, d], projection [d, q] or None) of every layer, checked to be finite."""
+    for layer, shapes in iterate_with_progress(layout.layers.items(), progress, len(layout.layers)):
         tensors = {name: read(f"{PREFIX}{layer}.{name}") for name in (KEYS, TO_Q) if name in shapes}
         for name, tensor in tensors.items():
             check_finite(layer, name, tensor)
-        fold = fold_projection(tensors[KEYS], tensors.get(TO_Q), config.heads)
-        folded[index * rows : (index + 1) * rows] = fold.flatten(0, 1)
-    return folded
+        yield layer, tensors[KEYS], tensors.get(TO_Q)
+
+
+def _layer_logits(keys: Tensor, to_q: Tensor | None, z: Tensor, heads: int) -> Tensor:
+    """Logits [..., h, N] of one layer in float64, by its keys and projection as they are in the file."""
+    u = z.double() if to_q is None else z.double() @ to_q.double().mT
+    return attention_logits(keys.double(), u, heads)

@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from .wording import shown
+
 # The autoencoder shrinks by 8 and FLUX packs 2x2 latents into a token: a quadrant must be a whole number of tokens.
 MULTIPLE = 16
 LATENT_SHRINK = 8
 PIXELS_PER_MEGAPIXEL = 1024 * 1024
 FITS = ("crop", "pad", "stretch")
+# A canvas larger than this is a slip of the hand or of a link, which skip the limits of a widget.
+LARGEST_SIDE, LARGEST_MEGAPIXELS = 16384, 64
+# Sides that differ more than this leave the model strips that nothing can be drawn in.
+_LONGEST_SHAPE = 8
 # Quadrant heights this far from the ideal one are tried for a better match of b's aspect ratio.
 _SEARCH = 0.15
 
@@ -103,13 +109,16 @@ class CanvasGeometry:
             long_side: longer side of the whole canvas in pixels; 0 leaves the size to ``megapixels``.
 
         Raises:
-            ValueError: for an image without pixels, a negative size, or a canvas too small for one token a quadrant.
+            ValueError: for an image without pixels, a size that is negative or beyond ``LARGEST_SIDE`` or
+                ``LARGEST_MEGAPIXELS``, or a canvas too small for one token a quadrant.
         """
         if height < 1 or width < 1:
             raise ValueError(f"b is {width} x {height} pixels; an image needs at least one pixel each way")
-        if megapixels < 0 or long_side < 0:
+        if not (0 <= megapixels <= LARGEST_MEGAPIXELS and 0 <= long_side <= LARGEST_SIDE):
             raise ValueError(
-                f"the canvas size must not be negative; found megapixels {megapixels}, long side {long_side}"
+                "the canvas size must not be negative, nor above"
+                f" {LARGEST_MEGAPIXELS} megapixels or {LARGEST_SIDE} pixels a side; found megapixels"
+                f" {shown(megapixels)}, long side {shown(long_side)}"
             )
         if not long_side and not megapixels:
             return cls(height, width, height, width, _ceil(height), _ceil(width))
@@ -117,7 +126,12 @@ class CanvasGeometry:
             ideal_height = long_side / 2 * min(1.0, height / width)
         else:
             ideal_height = (megapixels * PIXELS_PER_MEGAPIXEL / 4 * height / width) ** 0.5
-        quadrant = _best_quadrant(height / width, ideal_height, long_side // 2 if long_side else None)
+        quadrant = _best_quadrant(height / width, ideal_height, int(long_side // 2) if long_side else None)
+        if max(quadrant) > LARGEST_SIDE // 2:
+            raise ValueError(
+                f"b is {width} x {height} pixels: a canvas of that shape would be {2 * quadrant[1]} x"
+                f" {2 * quadrant[0]}; crop b"
+            )
         return cls(height, width, *_inscribe(height, width, *quadrant), *quadrant)
 
     @property
@@ -129,6 +143,16 @@ class CanvasGeometry:
     def width(self) -> int:
         """Width of the canvas."""
         return 2 * self.quadrant_width
+
+    @property
+    def warning(self) -> str:
+        """What to say of a canvas that a model can do little with; empty for others."""
+        if max(self.height, self.width) <= _LONGEST_SHAPE * min(self.height, self.width):
+            return ""
+        return (
+            f"The canvas is {self.width} x {self.height}: its sides differ by more than {_LONGEST_SHAPE} to 1, and so"
+            " narrow a picture leaves the model little to see. Crop b."
+        )
 
     def quadrant(self, images: Tensor, fit: str = "crop") -> Tensor:
         """Fit images [B, H, W, C] into a quadrant: [B, quadrant_height, quadrant_width, C]."""
@@ -144,8 +168,13 @@ class CanvasGeometry:
 
         Returns:
             [B, height, width, C].
+
+        Raises:
+            ValueError: for an empty batch.
         """
         batch = b.shape[0]
+        if not batch:
+            raise ValueError("there is no image b; the batch is empty")
         bottom_left = self.quadrant(b, "stretch")
         bottom_right = bottom_left if answer is None else self.quadrant(answer, "stretch")
         top = (self.quadrant(image, fit).expand(batch, -1, -1, -1) for image in (a, a_prime))

@@ -7,29 +7,36 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor
 
 from .atomic import replacing
-from .config import BankConfig, BankError, settings_from_header, settings_from_yaml
+from .config import BankConfig, BankError, naming, settings_from_header
 from .query import QUERY_MODES
+from .released import settings_from_file, sibling_yaml
+from .tensorfile import TensorFile
+from .wording import clipped, shown
 
 PREFIX = "transformer."
-LORA_A, LORA_B, KEYS, TO_Q, BIAS = "lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight", "lora_up_bias"
+LORA_A, LORA_B, KEYS, TO_Q, BIAS = "lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight", "lora_B_bias"
 TENSORS = (LORA_A, LORA_B, KEYS, TO_Q, BIAS)
+_OLD_BIAS = "lora_up_bias"
 _DIMENSIONS = {LORA_A: 3, LORA_B: 3, KEYS: 2, TO_Q: 2, BIAS: 2}
 _REQUIRED = (LORA_A, LORA_B, KEYS)
 _DTYPES = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _CLIP_VIT_L_WIDTH = 768
+_LONGEST_NAME = 200
+# Of the settings that no shape tells, those whose absence is worth a word.
+_UNTOLD = ("softmax", "query_mode", "heads", "mixing", "encoder")
 _ORDINARY_LORA = re.compile(
     r"\.(lora_[AB](\.\w+)?\.weight|lora_(up|down)\.weight|lora\.(up|down)\.weight|hada_w1_a|lokr_w1)$"
 )
@@ -38,39 +45,26 @@ Progress = Callable[[int, int], None]
 Shapes = dict[str, tuple[int, ...]]
 
 
-class BankFile:
-    """A safetensors file opened for reading; tensors are views of the memory-mapped file.
+class BankFile(TensorFile):
+    """A bank's safetensors file. Its tensors go by their present names, also where the file has an older one.
 
     Raises:
         BankError: when there is no such file, or it is not a complete safetensors file.
     """
 
-    def __init__(self, path: str | os.PathLike):
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise BankError(f"{self.path}: there is no such file")
-        try:
-            self._handle = safe_open(self.path, framework="pt", device="cpu")
-        except (SafetensorError, OSError) as error:
-            raise BankError(
-                f"{self.path}: not a readable safetensors file ({error}); it is {self.path.stat().st_size:,} bytes"
-                " long, so compare that with the source and download or copy it again"
-            ) from error
-        self.metadata: dict[str, str] = self._handle.metadata() or {}
-        self.names: list[str] = list(self._handle.keys())
+    def __init__(self, path: str | os.PathLike, mmap: bool = True):
+        super().__init__(path, mmap)
+        self._stored = {_current_name(name): name for name in self.names}
+        if len(self._stored) < len(self.names):
+            raise BankError(f"{self.path}: holds the same biases as {BIAS} and as {_OLD_BIAS}; only one may be there")
 
     def tensor(self, name: str) -> Tensor:
-        """The named tensor, not yet read from disk."""
-        return self._handle.get_tensor(name)
-
-    def describe(self, name: str) -> tuple[tuple[int, ...], str]:
-        """(shape, safetensors dtype name) from the header alone."""
-        view = self._handle.get_slice(name)
-        return tuple(view.get_shape()), view.get_dtype()
+        """The named tensor, not yet read from disk where the file is mapped."""
+        return super().tensor(self._stored[name])
 
     def layout(self) -> Layout:
         """The shapes of the bank in it; see ``read_layout``."""
-        return read_layout({name: self.describe(name) for name in self.names})
+        return read_layout({name: self.describe(stored) for name, stored in self._stored.items()})
 
 
 @dataclass(frozen=True)
@@ -83,15 +77,6 @@ class Layout:
     key_dim: int
     query_dim: int
     has_projection: bool
-
-
-@contextmanager
-def naming(path: str | os.PathLike):
-    """Put the file's name before the message of any BankError raised inside."""
-    try:
-        yield
-    except BankError as error:
-        raise BankError(f"{path}: {error}") from error
 
 
 def read_layout(described: Mapping[str, tuple[tuple[int, ...], str]]) -> Layout:
@@ -123,13 +108,18 @@ def _common(values: Iterable) -> Any:
     return Counter(values).most_common(1)[0][0]
 
 
+def _current_name(name: str) -> str:
+    """A tensor's name; the biases had another once."""
+    return f"{name.removesuffix(_OLD_BIAS)}{BIAS}" if name.endswith(f".{_OLD_BIAS}") else name
+
+
 def _group_by_layer(described: Mapping[str, tuple[tuple[int, ...], str]]) -> dict[str, Shapes]:
     layers: dict[str, Shapes] = {}
     strangers = []
     for name, (shape, dtype) in described.items():
         tensor = next((t for t in TENSORS if name.startswith(PREFIX) and name.endswith("." + t)), None)
-        if tensor is None:
-            strangers.append(name)
+        if tensor is None or len(name) > _LONGEST_NAME:
+            strangers.append(clipped(name, _LONGEST_NAME))
             continue
         layer = name[len(PREFIX) : -len(tensor) - 1]
         if dtype not in _DTYPES:
@@ -175,8 +165,8 @@ def _check_dimensions(layer: str, shapes: Shapes) -> None:
     for tensor, shape in shapes.items():
         if len(shape) != _DIMENSIONS[tensor] or 0 in shape:
             raise BankError(
-                f"layer {layer}: {tensor} has shape {list(shape)}; expected {_DIMENSIONS[tensor]} dimensions, none of"
-                " them 0"
+                f"layer {layer}: {tensor} has shape {shown(list(shape))}; expected {_DIMENSIONS[tensor]} dimensions,"
+                " none of them 0"
             )
 
 
@@ -198,19 +188,25 @@ def _check_shapes(layer: str, shapes: Shapes, layout: Layout) -> None:
             )
 
 
-def resolve_config(layout: Layout, metadata: Mapping[str, str], yaml_path: Path | None) -> tuple[BankConfig, list[str]]:
-    """The configuration of a bank: header first, then the YAML beside it, then what shapes tell.
+def find_settings(metadata: Mapping[str, str], path: Path) -> tuple[dict[str, Any], str]:
+    """(settings, where they stand) of a bank file: those in its header, else in a released bank's YAML."""
+    settings = settings_from_header(metadata)
+    yaml_path = None if settings else sibling_yaml(path)
+    return (settings, "the header") if yaml_path is None else (settings_from_file(yaml_path), yaml_path.name)
+
+
+def resolve_config(layout: Layout, settings: Mapping[str, Any], origin: str) -> tuple[BankConfig, list[str]]:
+    """The configuration of a bank: what its header or YAML says, and what shapes tell.
+
+    Args:
+        settings: from ``origin``, which errors name.
 
     Returns:
-        The configuration, and the names of settings that neither file gave and that shapes cannot tell (defaults
-        stand).
+        The configuration, and the names of settings that are not given and that shapes cannot tell (defaults stand).
 
     Raises:
         BankError: when a setting contradicts the tensors.
     """
-    settings, origin = settings_from_header(metadata), "the header"
-    if not settings and yaml_path is not None:
-        settings, origin = _read_yaml(yaml_path), yaml_path.name
     shapes = {
         "num_loras": layout.num_loras,
         "rank": layout.rank,
@@ -225,7 +221,7 @@ def resolve_config(layout: Layout, metadata: Mapping[str, str], yaml_path: Path 
                 if origin == "the header"
                 else f"; if {origin} belongs to another bank, name this bank's file like the bank"
             )
-            raise BankError(f"{origin} says {name} = {settings[name]!r}, but the tensors say {found!r}{hint}")
+            raise BankError(f"{origin} says {name} = {shown(settings[name])}, but the tensors say {found!r}{hint}")
     with naming(origin):
         config = BankConfig(**{"query_mode": _likely_mode(layout.query_dim), **settings, **shapes})
     parts = QUERY_MODES[config.query_mode].parts
@@ -233,7 +229,7 @@ def resolve_config(layout: Layout, metadata: Mapping[str, str], yaml_path: Path 
         raise BankError(
             f"query mode {config.query_mode} needs {parts} equal parts, but the query width is {config.query_dim}"
         )
-    return config, [name for name in ("softmax", "query_mode", "heads", "encoder") if name not in settings]
+    return config, [name for name in _UNTOLD if name not in settings]
 
 
 def read_config(path: Path) -> BankConfig:
@@ -244,7 +240,7 @@ def read_config(path: Path) -> BankConfig:
     """
     file = BankFile(path)
     with naming(path):
-        return resolve_config(file.layout(), file.metadata, sibling_yaml(path))[0]
+        return resolve_config(file.layout(), *find_settings(file.metadata, file.path))[0]
 
 
 def _likely_mode(query_dim: int) -> str:
@@ -252,28 +248,12 @@ def _likely_mode(query_dim: int) -> str:
     return "ca'-ca+cb" if query_dim % 3 or query_dim == _CLIP_VIT_L_WIDTH else "cat-aa'b"
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
-    import yaml
+def check_finite(layer: str, tensor_name: str, tensor: Tensor) -> float:
+    """The largest magnitude of a tensor. The extremes tell of NaN and Inf too, and finding them allocates nothing.
 
-    with naming(path.name):
-        try:
-            document = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, UnicodeDecodeError) as error:
-            raise BankError(f"not valid YAML ({error})") from error
-        return settings_from_yaml(document)
-
-
-def sibling_yaml(path: Path) -> Path | None:
-    """The configuration beside a bank: ``<bank>.yaml`` or, in a folder with one bank, ``config.yaml``."""
-    own, shared = path.with_suffix(".yaml"), path.with_name("config.yaml")
-    if own.is_file():
-        return own
-    alone = len(list(path.parent.glob("*.safetensors"))) == 1
-    return shared if alone and shared.is_file() else None
-
-
-def check_finite(layer: str, tensor_name: str, tensor: Tensor) -> None:
-    """Refuse NaN and Inf. The extremes tell: both propagate, and finding them allocates nothing."""
+    Raises:
+        BankError: when it holds NaN or Inf.
+    """
     low, high = tensor.aminmax()
     if not (torch.isfinite(low) and torch.isfinite(high)):
         bad = int((~torch.isfinite(tensor)).sum())
@@ -281,6 +261,7 @@ def check_finite(layer: str, tensor_name: str, tensor: Tensor) -> None:
             f"layer {layer}: {tensor_name} holds {bad} values that are NaN or infinite; the file is damaged or its"
             " training diverged, use another checkpoint"
         )
+    return max(-float(low), float(high))
 
 
 def write_bank(
@@ -302,25 +283,51 @@ def write_bank(
     """
     dtype_names = {dtype: name for name, dtype in _DTYPES.items()}
     tensors = {
-        f"{PREFIX}{layer}.{name}": tensor.detach().contiguous()
+        _current_name(f"{PREFIX}{layer}.{name}"): tensor.detach().contiguous()
         for layer, named in layers.items()
         for name, tensor in named.items()
     }
     with naming(path):
         layout = read_layout({n: (tuple(t.shape), dtype_names.get(t.dtype, str(t.dtype))) for n, t in tensors.items()})
         metadata = {"format": "pt", **(extra or {}), "lorweb_config": config.to_json()}
-        resolve_config(layout, metadata, None)
+        resolve_config(layout, settings_from_header(metadata), "the header")
     save_atomically(tensors, path, metadata)
 
 
-def save_atomically(tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str]) -> None:
-    """``save_file`` under a temporary name, then renamed: a full disk or a kill never leaves half a file."""
-    with replacing(path) as temporary:
-        # safetensors makes files that only their owner can read; banks and LoRAs are shared like any other file.
-        temporary.touch()
-        mode = temporary.stat().st_mode
-        save_file(dict(tensors), temporary, metadata=dict(metadata))
-        temporary.chmod(mode)
+def save_atomically(
+    tensors: Mapping[str, Tensor], path: str | os.PathLike, metadata: Mapping[str, str], replace: bool = True
+) -> None:
+    """``save_file`` under a temporary name, then renamed: a full disk or a kill never leaves half a file.
+
+    Args:
+        replace: False never replaces a file.
+
+    Raises:
+        FileExistsError: when there is a file of that name and it must not be replaced.
+        OSError: when it cannot be written, saying how much room it needs and there is.
+    """
+    try:
+        with replacing(path, replace) as temporary:
+            # safetensors makes files that only their owner can read; banks and LoRAs are shared like any other file.
+            temporary.touch()
+            mode = temporary.stat().st_mode
+            save_file(dict(tensors), temporary, metadata=dict(metadata))
+            temporary.chmod(mode)
+    except FileExistsError:
+        raise
+    except (SafetensorError, OSError) as error:
+        raise OSError(_explain_unwritten(tensors, Path(path), error)) from error
+
+
+def _explain_unwritten(tensors: Mapping[str, Tensor], path: Path, error: Exception) -> str:
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"{path}: there is no folder {folder}; make it first"
+    size, free = sum(tensor.nbytes for tensor in tensors.values()), shutil.disk_usage(folder).free
+    return (
+        f"{path}: could not be written ({clipped(error)}); it takes {size:,} bytes, and {free:,} are free there. Make"
+        " room, or choose a folder that you may write to"
+    )
 
 
 def iterate_with_progress(items: Iterable, progress: Progress | None, total: int):

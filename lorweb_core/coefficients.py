@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .patterns import match_layers
+from .wording import clipped, is_finite, shown
 
-JSON_FORMAT = "lorweb-coefficients"
+JSON_FORMAT, JSON_VERSION = "lorweb-coefficients", 1
 # tanh coefficients are pulled this far from +-1 before atanh, whose value there is infinite.
 _TANH_EDGE = 1e-6
 
@@ -25,6 +26,9 @@ class MixingCoefficients:
         values: [L, N], or [batch, L, N]; float32 on the CPU, where they come from a bank.
         layers: the L module paths.
         softmax: whether they came from a softmax (shares of 1) or from tanh (signed, each in [-1, 1]).
+
+    Raises:
+        ValueError: when values and layers do not go together, there are none, or some are NaN or infinite.
     """
 
     values: Tensor
@@ -36,6 +40,14 @@ class MixingCoefficients:
             raise ValueError(
                 f"coefficients have shape {list(self.values.shape)}; expected [{len(self.layers)}, N] or [batch,"
                 f" {len(self.layers)}, N]"
+            )
+        if not self.values.numel():
+            raise ValueError("there are no coefficients; an analogy needs at least one image of each")
+        # Of coefficients in training the loss tells, without waiting for the device at every step.
+        if not self.values.requires_grad and not torch.isfinite(self.values).all():
+            raise ValueError(
+                "the coefficients would hold NaN or infinite values; look at the blend, scales, overrides and images"
+                " that they are made of"
             )
 
     @property
@@ -50,7 +62,9 @@ class MixingCoefficients:
             ValueError: when there is no such layer.
         """
         if name not in self.layers:
-            raise ValueError(f"there are no coefficients for layer {name}; layers are named like {self.layers[0]}")
+            raise ValueError(
+                f"there are no coefficients for layer {clipped(name, 80)}; layers are named like {self.layers[0]}"
+            )
         return self.values[..., self.layers.index(name), :]
 
     def describe(self) -> str:
@@ -67,14 +81,15 @@ class MixingCoefficients:
         """Weighted sum; weights default to an average. Weights that add to 1 interpolate edits, others extrapolate.
 
         Raises:
-            ValueError: for no coefficients, another number of weights, or coefficients that cannot be of one bank:
-                of other layers, another N or another activation.
+            ValueError: for no coefficients, another number of weights, one that is not finite, or coefficients that
+                cannot be of one bank: of other layers, another N or another activation.
         """
         if not coefficients:
             raise ValueError("there is nothing to blend")
         weights = [1 / len(coefficients)] * len(coefficients) if weights is None else list(weights)
         if len(weights) != len(coefficients):
             raise ValueError(f"{len(coefficients)} coefficients need as many weights; found {len(weights)}")
+        weights = [_finite(weight, "blend") for weight in weights]
         first = coefficients[0]
         for other in coefficients[1:]:
             if (other.layers, other.num_loras, other.softmax) != (first.layers, first.num_loras, first.softmax):
@@ -92,10 +107,10 @@ class MixingCoefficients:
         become ``tanh(atanh(c) / t)``, in layers that blending or hands took beyond 1 relative to the largest.
 
         Raises:
-            ValueError: unless t > 0.
+            ValueError: unless t > 0 and finite.
         """
-        if not t > 0:
-            raise ValueError(f"the temperature is {t}; it must be above 0")
+        if not 0 < t < math.inf:
+            raise ValueError(f"the temperature is {shown(t)}; it must be a number above 0")
         if t == 1:
             return self
         if not self.softmax:
@@ -164,7 +179,7 @@ class MixingCoefficients:
         """
         self.require_single("JSON")
         rows = {name: row.tolist() for name, row in zip(self.layers, self.values, strict=True)}
-        return json.dumps({"format": JSON_FORMAT, "version": 1, "softmax": self.softmax, "layers": rows})
+        return json.dumps({"format": JSON_FORMAT, "version": JSON_VERSION, "softmax": self.softmax, "layers": rows})
 
     @classmethod
     def from_json(cls, text: str) -> MixingCoefficients:
@@ -175,10 +190,15 @@ class MixingCoefficients:
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise ValueError(f"the coefficients are not JSON: {error}") from error
+        except (ValueError, TypeError, RecursionError) as error:  # too many digits, no text, too deep
+            raise ValueError(f"the coefficients are not JSON: {clipped(error)}") from error
         if not isinstance(document, dict) or document.get("format") != JSON_FORMAT:
             raise ValueError(f'this JSON does not hold coefficients; expected an object with "format": "{JSON_FORMAT}"')
+        if document.get("version", JSON_VERSION) != JSON_VERSION:
+            raise ValueError(
+                f"the coefficients are of version {shown(document['version'])}, and this pack reads {JSON_VERSION};"
+                " update the node pack"
+            )
         rows = document.get("layers")
         if not isinstance(rows, dict) or not rows or not isinstance(document.get("softmax"), bool):
             raise ValueError('the coefficients need "softmax": true or false, and "layers" with at least one layer')
@@ -193,12 +213,13 @@ class MixingCoefficients:
 
 
 def _rows_to_tensor(rows: dict[str, list[float]]) -> Tensor:
-    width = len(next(iter(rows.values()))) if isinstance(next(iter(rows.values())), list) else 0
+    first = next(iter(rows.values()))
+    width = len(first) if isinstance(first, list) else 0
     for name, row in rows.items():
-        numbers = isinstance(row, list) and all(isinstance(x, int | float) and math.isfinite(x) for x in row)
-        if not numbers or len(row) != width or not width:
+        if not (isinstance(row, list) and len(row) == width and width and all(map(is_finite, row))):
             raise ValueError(
-                f"layer {name}: expected a list of {width or 'N'} finite numbers like the first layer; found {row!r}"
+                f"layer {clipped(name, 80)}: expected a list of {width or 'N'} finite numbers like the first layer;"
+                f" found {shown(row)}"
             )
     return torch.tensor(list(rows.values()), dtype=torch.float32)
 
@@ -210,6 +231,6 @@ def _same_total(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _finite(value: float, where: str) -> float:
-    if not math.isfinite(value):
-        raise ValueError(f"{where}: {value} is not a finite number")
+    if not is_finite(value):
+        raise ValueError(f"{where}: {shown(value)} is not a finite number")
     return value

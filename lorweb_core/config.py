@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from .mixing import MIXINGS
 from .query import QUERY_MODES
+from .wording import clipped, is_finite, shown
 
 CLIP_VIT_L = "openai/clip-vit-large-patch14"
 SIGLIP2 = "google/siglip2-base-patch16-224"
 FLUX_KONTEXT = "black-forest-labs/FLUX.1-Kontext-dev"
 RELEASED_CANVAS = 512
 PROJECTIONS = ("linear", "none")
+_LONGEST_NAME = 300
 
 
 class BankError(ValueError):
     """A bank file or its configuration cannot be used; the message names the file, the layer and what to do."""
+
+
+@contextmanager
+def naming(path: str | os.PathLike) -> Iterator[None]:
+    """Put the file's name before the message of any BankError raised inside, where it is not there yet."""
+    try:
+        yield
+    except BankError as error:
+        if str(error).startswith(f"{path}: "):
+            raise
+        raise BankError(f"{path}: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -58,11 +72,11 @@ class BankConfig:
         for name in ("num_loras", "rank", "key_dim", "query_dim", "heads"):
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise BankError(f"{name} is {value!r}; expected a whole number of at least 1")
+                raise BankError(f"{name} is {shown(value)}; expected a whole number of at least 1")
         if self.key_dim % self.heads:
-            raise BankError(f"heads is {self.heads}, which does not divide the key width {self.key_dim}")
+            raise BankError(f"heads is {shown(self.heads)}, which does not divide the key width {self.key_dim}")
         if not isinstance(self.softmax, bool):
-            raise BankError(f"softmax is {self.softmax!r}; expected true or false")
+            raise BankError(f"softmax is {shown(self.softmax)}; expected true or false")
         _expect_one_of("mixing", self.mixing, MIXINGS)
         _expect_one_of("projection", self.projection, PROJECTIONS)
         _expect_one_of("query_mode", self.query_mode, tuple(QUERY_MODES))
@@ -72,12 +86,15 @@ class BankConfig:
                 f" {self.key_dim}"
             )
         for name in ("encoder", "base_model"):
-            if not isinstance(getattr(self, name), str):
-                raise BankError(f"{name} is {getattr(self, name)!r}; expected a name in quotes")
+            value = getattr(self, name)
+            if not isinstance(value, str) or len(value) > _LONGEST_NAME:
+                raise BankError(
+                    f"{name} is {shown(value)}; expected a name in quotes, of at most {_LONGEST_NAME} letters"
+                )
         if self.alpha is None:
             object.__setattr__(self, "alpha", self.rank)
-        if not isinstance(self.alpha, int | float) or isinstance(self.alpha, bool) or not math.isfinite(self.alpha):
-            raise BankError(f"alpha is {self.alpha!r}; expected a finite number")
+        if not is_finite(self.alpha) or self.alpha == 0:
+            raise BankError(f"alpha is {shown(self.alpha)}; expected a finite number, not 0")
         object.__setattr__(self, "alpha", float(self.alpha))
 
     @property
@@ -107,7 +124,7 @@ class BankConfig:
 
 def _expect_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise BankError(f"{name} is {value!r}; expected one of {', '.join(choices)}")
+        raise BankError(f"{name} is {shown(value)}; expected one of {', '.join(choices)}")
 
 
 def settings_from_header(metadata: Mapping[str, str]) -> dict[str, Any]:
@@ -117,61 +134,13 @@ def settings_from_header(metadata: Mapping[str, str]) -> dict[str, Any]:
         return {}
     try:
         settings = json.loads(text)
-    except json.JSONDecodeError as error:
-        raise BankError(f"the header entry lorweb_config is not JSON ({error})") from error
+    except (ValueError, RecursionError) as error:  # numbers of thousands of digits are ValueErrors
+        raise BankError(f"the header entry lorweb_config is not JSON ({clipped(error)})") from error
     known = {field.name for field in fields(BankConfig)}
     unknown = sorted(set(settings) - known) if isinstance(settings, dict) else [type(settings).__name__]
     if unknown:
         raise BankError(
-            f"the header entry lorweb_config holds {', '.join(unknown)}, which this version does not know; update the"
-            " node pack"
+            f"the header entry lorweb_config holds {clipped(', '.join(unknown))}, which this version does not know;"
+            " update the node pack"
         )
     return settings
-
-
-# The training configuration that accompanies a released checkpoint: its names -> ours.
-_YAML_NAMES = {
-    "loras_num": "num_loras",
-    "lora_keys_dim": "key_dim",
-    "lora_heads": "heads",
-    "lora_softmax": "softmax",
-    "mixing_coeffs_type": "mixing",
-    "query_mode": "query_mode",
-    "external_query_model": "encoder",
-    "query_projection_type": "projection",
-}
-
-
-def settings_from_yaml(document: Any) -> dict[str, Any]:
-    """Settings in the ``config.yaml`` beside a released checkpoint (``config.process[0].network``).
-
-    Raises:
-        BankError: when it has no such section, or configures an *internal* query: coefficients that depend on the
-            activations cannot be composed into one LoRA.
-    """
-    try:
-        process = document["config"]["process"][0]
-        network = process["network"]
-        kwargs = network["network_kwargs"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise BankError("it has no section config.process[0].network.network_kwargs") from error
-    kwargs, model = _section("network_kwargs", kwargs), _section("model", process.get("model"))
-    if kwargs.get("external_query") is False:
-        raise BankError(
-            "external_query is false: the coefficients of this bank depend on the activations at every step, so they"
-            " cannot be composed into one LoRA; only banks with an image query (external_query: true) work here"
-        )
-    settings = {ours: kwargs[theirs] for theirs, ours in _YAML_NAMES.items() if kwargs.get(theirs) is not None}
-    if network.get("linear") is not None:
-        settings["rank"] = network["linear"]
-    if network.get("linear_alpha") is not None:
-        settings["alpha"] = network["linear_alpha"]
-    if model.get("name_or_path"):
-        settings["base_model"] = model["name_or_path"]
-    return settings
-
-
-def _section(name: str, section: Any) -> Mapping[str, Any]:
-    if not isinstance(section, Mapping | None):
-        raise BankError(f"its section {name} is {section!r}; expected settings by name")
-    return section or {}

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .checkpoint import PREFIX, Progress, iterate_with_progress, save_atomically
-
-if TYPE_CHECKING:
-    from .lora import LoRA
 
 FORMATS = ("diffusers", "comfyui")
 
@@ -37,9 +34,20 @@ _SINGLE = {
 _BLOCKS = {"transformer_blocks": ("double_blocks", _DOUBLE), "single_transformer_blocks": ("single_blocks", _SINGLE)}
 
 
+class LoRA(Protocol):
+    """An ordinary LoRA: per layer ``delta = up @ down``, scale already in."""
+
+    @property
+    def names(self) -> tuple[str, ...]: ...
+
+    def factors(self, name: str) -> tuple[Tensor, Tensor]: ...
+
+    def bias(self, name: str) -> Tensor | None: ...
+
+
 def save_lora(
     lora: LoRA, path: str | os.PathLike, format: str = "diffusers", dtype: torch.dtype = torch.float32,
-    metadata: Mapping[str, str] | None = None, progress: Progress | None = None,
+    metadata: Mapping[str, str] | None = None, progress: Progress | None = None, replace: bool = True,
 ) -> None:  # fmt: skip
     """Write a plain LoRA file.
 
@@ -50,10 +58,13 @@ def save_lora(
         dtype: float32, bfloat16 or float16. In the half types the factors are balanced first, since coefficients times
             B fall below what float16 resolves.
         metadata: further header entries.
+        replace: False never replaces a file.
 
     Raises:
-        ValueError: for an unknown format, a layer that FLUX does not have, or bias deltas in "diffusers" format, which
-            ComfyUI would drop in silence.
+        ValueError: for an unknown format, a layer that FLUX does not have, bias deltas in "diffusers" format, which
+            ComfyUI would drop in silence, or factors that the type does not hold.
+        FileExistsError: when there is a file of that name and it must not be replaced.
+        OSError: when it cannot be written.
     """
     if format not in FORMATS:
         raise ValueError(f"format is {format!r}; expected one of {', '.join(FORMATS)}")
@@ -61,8 +72,19 @@ def save_lora(
     tensors: dict[str, Tensor] = {}
     for part in write(lora, dtype, progress):
         # alpha stays in float32: bfloat16 has no 261.
-        tensors |= {name: t.to(dtype if t.dim() else torch.float32).contiguous() for name, t in part.items()}
-    save_atomically(tensors, path, {"format": "pt", **(metadata or {})})
+        part = {name: t.to(dtype if t.dim() else torch.float32).contiguous() for name, t in part.items()}
+        _check_finite(part, path)
+        tensors |= part
+    save_atomically(tensors, path, {"format": "pt", **(metadata or {})}, replace)
+
+
+def _check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise ValueError(
+                f"{path}: {name} would hold NaN or infinite values in {str(tensor.dtype).removeprefix('torch.')}; save"
+                " as bfloat16 or float32, or lower block scales, overrides or blend"
+            )
 
 
 def _diffusers_tensors(lora: LoRA, dtype: torch.dtype, progress: Progress | None) -> Iterator[dict[str, Tensor]]:
@@ -120,8 +142,9 @@ def balance(down: Tensor, up: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tenso
     """Give both factors of every rank component the same largest magnitude; float32 has range enough as it is."""
     if dtype == torch.float32:
         return down, up
-    tiny = torch.finfo(torch.float32).tiny
-    ratio = (down.abs().amax(dim=1).clamp_min(tiny) / up.abs().amax(dim=0).clamp_min(tiny)).sqrt()
+    # In float64, which no ratio of float32 numbers leaves.
+    largest_down, largest_up = down.double().abs().amax(dim=1), up.double().abs().amax(dim=0)
     # A component that contributes nothing is left as it is.
-    ratio = torch.where((up != 0).any(dim=0) & (down != 0).any(dim=1), ratio, torch.ones_like(ratio))
-    return down / ratio[:, None], up * ratio
+    counts = (largest_down > 0) & (largest_up > 0)
+    ratio = torch.where(counts, largest_down / largest_up, 1.0).sqrt()
+    return (down / ratio[:, None]).to(down.dtype), (up * ratio).to(up.dtype)

@@ -4,39 +4,68 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .checkpoint import Progress, iterate_with_progress
 from .coefficients import MixingCoefficients
+from .config import BankConfig, BankError
 from .export import save_lora
 from .mixing import composed_factors
 
-if TYPE_CHECKING:
-    from .bank import BasisBank
+# What float16 holds. Weights are below 10: an edit beyond this can only give noise, or NaN.
+_LARGEST_DELTA = 65504.0
 
 
-class LoRA(Protocol):
-    """An ordinary LoRA: per layer ``delta = up @ down``, scale already in."""
+@dataclass(frozen=True)
+class BasisLayer:
+    """The basis of one linear layer: A [N, in, r], B [N, r, out] and, in the bias variant, bias [N, out].
+
+    Tensors keep the file's dtype and stay in the memory-mapped file until somebody reads them.
+
+    Attributes:
+        bound: what no element of an ``A[n] @ B[n]``, or of the bias, exceeds in magnitude.
+    """
+
+    A: Tensor
+    B: Tensor
+    bias: Tensor | None = None
+    bound: float = 0.0
 
     @property
-    def names(self) -> tuple[str, ...]: ...
+    def in_features(self) -> int:
+        return self.A.shape[1]
 
-    def factors(self, name: str) -> tuple[Tensor, Tensor]: ...
+    @property
+    def out_features(self) -> int:
+        return self.B.shape[2]
 
-    def bias(self, name: str) -> Tensor | None: ...
+
+class Bank(Protocol):
+    """What a composed LoRA needs of a bank."""
+
+    config: BankConfig
+    layers: dict[str, BasisLayer]
+
+    @property
+    def path(self) -> Path: ...
+
+    def require_unchanged(self) -> None: ...
 
 
 class ComposedLoRA:
     """The LoRA that a bank and one set of coefficients make. Factors are formed when asked for, and not kept.
 
     Raises:
-        ValueError: when the coefficients are a batch, or belong to a bank with other layers or another N.
+        ValueError: when the coefficients are a batch, belong to a bank with other layers or another N, or make a delta
+            that half precision does not hold.
     """
 
-    def __init__(self, bank: BasisBank, coefficients: MixingCoefficients):
+    def __init__(self, bank: Bank, coefficients: MixingCoefficients):
         coefficients.require_single("A LoRA")
         if set(coefficients.layers) != set(bank.layers) or coefficients.num_loras != bank.config.num_loras:
             raise ValueError(
@@ -47,6 +76,7 @@ class ComposedLoRA:
         self.bank = bank
         self.coefficients = coefficients
         self._rows = dict(zip(coefficients.layers, coefficients.values, strict=True))
+        self._check_range()
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -59,6 +89,7 @@ class ComposedLoRA:
 
     def factors(self, name: str) -> tuple[Tensor, Tensor]:
         """(down [N*r, in], up [out, N*r]) in float32, scale already in."""
+        self.bank.require_unchanged()
         layer = self.bank.layers[name]
         return composed_factors(layer.A.float(), layer.B.float(), self._rows[name], self.bank.config.scale)
 
@@ -66,6 +97,17 @@ class ComposedLoRA:
         """What the bias variant adds to the bias: ``scale * sum_n c[n] * bias[n]``, [out] float32; else None."""
         bias = self.bank.layers[name].bias
         return None if bias is None else self.bank.config.scale * (self._rows[name] @ bias.float())
+
+    def _check_range(self) -> None:
+        totals = self.coefficients.values.double().abs().sum(dim=-1).tolist()
+        for name, total in zip(self.coefficients.layers, totals, strict=True):
+            largest = self.bank.layers[name].bound * abs(self.bank.config.scale) * total
+            if largest > _LARGEST_DELTA and not largest_element(*self.factors(name)) <= _LARGEST_DELTA:
+                raise BankError(
+                    f"{self.bank.path}: layer {name}: with these coefficients, whose magnitudes add up to {total:.3g},"
+                    f" the edit may reach {largest:.3g}, and half precision ends at {_LARGEST_DELTA:,.0f}; lower block"
+                    " scales, overrides or blend, or get the bank again if it is damaged"
+                )
 
     def truncate(self, rank: int, progress: Progress | None = None) -> TruncatedLoRA:
         """The best LoRA of a smaller rank (in the Frobenius norm of each layer), with the error per layer.
@@ -83,10 +125,10 @@ class ComposedLoRA:
 
     def save(
         self, path: str | os.PathLike, format: str = "diffusers", dtype: torch.dtype = torch.float32,
-        metadata: Mapping[str, str] | None = None, progress: Progress | None = None,
+        metadata: Mapping[str, str] | None = None, progress: Progress | None = None, replace: bool = True,
     ) -> None:  # fmt: skip
         """Write a plain LoRA file; see ``export.save_lora``."""
-        save_lora(self, path, format, dtype, metadata, progress)
+        save_lora(self, path, format, dtype, metadata, progress, replace)
 
 
 class TruncatedLoRA:
@@ -117,6 +159,11 @@ class TruncatedLoRA:
         return self._biases.get(name)
 
     save = ComposedLoRA.save
+
+
+def largest_element(down: Tensor, up: Tensor) -> float:
+    """What no element of ``up @ down`` exceeds in magnitude, by the norms of its rows and columns."""
+    return float(up.double().norm(dim=1).amax() * down.double().norm(dim=0).amax())
 
 
 def truncate_factors(down: Tensor, up: Tensor, rank: int) -> tuple[tuple[Tensor, Tensor], float]:

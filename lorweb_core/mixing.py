@@ -28,19 +28,16 @@ def attention_logits(keys: Tensor, u: Tensor, heads: int = 1) -> Tensor:
     return torch.einsum("...nhw,...hw->...hn", k, u) / math.sqrt(k.shape[-1])
 
 
-def fold_projection(keys: Tensor, to_q: Tensor | None, heads: int = 1) -> Tensor:
+def fold_projection(keys: Tensor, to_q: Tensor, heads: int = 1) -> Tensor:
     """Fold keys and query projection into one matrix: ``logit = (keys @ to_q / sqrt(d / h)) @ z``.
 
     Args:
-        keys: [N, d]. to_q: [d, q], or None for projection "none", where the query itself is in key space (q = d).
+        keys: [N, d]. to_q: [d, q].
 
     Returns:
         [h, N, q], computed and returned in float64 so that storing it in float32 costs one rounding.
     """
-    k = keys.double()
-    if to_q is None:
-        to_q = torch.eye(k.shape[1], dtype=torch.float64, device=k.device)
-    k = k.unflatten(-1, (heads, -1))
+    k = keys.double().unflatten(-1, (heads, -1))
     w = to_q.double().unflatten(0, (heads, -1))
     return torch.einsum("nhw,hwq->hnq", k, w) / math.sqrt(k.shape[-1])
 

@@ -9,9 +9,15 @@ from __future__ import annotations
 import difflib
 import fnmatch
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
-_RANGE = re.compile(r"\\{(\d+)\\-(\d+)\\}")
+from .wording import shown
+
+# Numbers of blocks have few digits; Python reads none of more than 4,300.
+_RANGE = re.compile(r"\\{(\d{1,18})\\-(\d{1,18})\\}")
+_NUMBER = re.compile(r"(?<![0-9])[0-9]{1,18}(?![0-9])")
+_LONGEST_PATTERN = 300
+_LONGEST_TEXT, _MOST_LINES = 2**20, 10_000
 
 
 def match_layers(pattern: str, layers: Sequence[str]) -> list[int]:
@@ -20,25 +26,29 @@ def match_layers(pattern: str, layers: Sequence[str]) -> list[int]:
     Raises:
         ValueError: when it covers none, with the nearest names there are.
     """
-    expression = re.compile(_to_regex(pattern))
+    if len(pattern) > _LONGEST_PATTERN:
+        raise ValueError(f"{shown(pattern)} is {len(pattern):,} letters long; a pattern has at most {_LONGEST_PATTERN}")
+    expression = re.compile(_to_regex(pattern, layers))
     found = [index for index, name in enumerate(layers) if expression.fullmatch(name)]
     if not found:
         near = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.3) or list(layers[:3])
         raise ValueError(
-            f"{pattern!r} matches none of the {len(layers)} layers; layers are named like {', '.join(near)}"
+            f"{shown(pattern)} matches none of the {len(layers)} layers; layers are named like {', '.join(near)}"
         )
     return found
 
 
-def _to_regex(pattern: str) -> str:
+def _to_regex(pattern: str, layers: Sequence[str]) -> str:
     # Ranges leave fnmatch as escaped braces; a name that the pattern is a whole prefix of counts as well.
     glob = fnmatch.translate(pattern.strip()).removesuffix(r"\z").removesuffix(r"\Z")
-    return _RANGE.sub(_alternatives, glob) + r"(\..*)?"
+    return _RANGE.sub(lambda match: _alternatives(int(match[1]), int(match[2]), layers), glob) + r"(\..*)?"
 
 
-def _alternatives(match: re.Match) -> str:
-    low, high = int(match[1]), int(match[2])
-    return "(?:" + "|".join(str(number) for number in range(low, high + 1)) + ")"
+def _alternatives(low: int, high: int, layers: Sequence[str]) -> str:
+    """The numbers from low to high that occur in the names, however far the range goes; the longest first, for good."""
+    numbers = {number for name in layers for number in _NUMBER.findall(name)}
+    chosen = sorted((n for n in numbers if low <= int(n) <= high), key=len, reverse=True)
+    return f"(?>{'|'.join(chosen)})" if chosen else "(?!)"
 
 
 def parse_block_scales(text: str) -> list[tuple[str, float]]:
@@ -69,20 +79,23 @@ def parse_overrides(text: str) -> list[tuple[str, int, float]]:
     overrides = []
     for number, line, target, value in _assignments(text, example):
         pattern, _, index = target.rpartition(" ")
-        if not pattern or not index.isdecimal():
-            raise ValueError(f"line {number}: {line!r} names no basis element; write it like {example!r}")
+        if not pattern or not index.isdecimal() or len(index) > 9:
+            raise ValueError(f"line {number}: {shown(line)} names no basis element; write it like {example!r}")
         overrides.append((pattern.strip(), int(index), _number(value, number, line)))
     return overrides
 
 
-def _assignments(text: str, example: str):
-    for number, raw in enumerate(text.splitlines(), 1):
+def _assignments(text: str, example: str) -> Iterator[tuple[int, str, str, str]]:
+    lines = text[: _LONGEST_TEXT + 1].splitlines()
+    if len(text) > _LONGEST_TEXT or len(lines) > _MOST_LINES:
+        raise ValueError(f"the text is too long; at most {_MOST_LINES:,} lines and {_LONGEST_TEXT:,} letters are read")
+    for number, raw in enumerate(lines, 1):
         line = raw.split("#", 1)[0].strip()
         if not line:
             continue
         target, equals, value = line.partition("=")
         if not equals or not target.strip():
-            raise ValueError(f"line {number}: {line!r} is not an assignment; write it like {example!r}")
+            raise ValueError(f"line {number}: {shown(line)} is not an assignment; write it like {example!r}")
         yield number, line, target.strip(), value.strip()
 
 
@@ -90,4 +103,4 @@ def _number(value: str, number: int, line: str) -> float:
     try:
         return float(value)
     except ValueError:
-        raise ValueError(f"line {number}: {value!r} in {line!r} is not a number") from None
+        raise ValueError(f"line {number}: {shown(value)} in {shown(line)} is not a number") from None

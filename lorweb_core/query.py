@@ -1,7 +1,9 @@
 """The analogy query: which images a query mode encodes, and how their embeddings combine into z.
 
 Mode names: "c..." pools an embedding of the 2x2 canvas or of single images, "cat-" concatenates, "p..." keeps the
-encoder's tokens un-pooled.
+encoder's tokens un-pooled. In a header, "caa'" squeezes the top half of the canvas to the encoder's square, as our
+banks of that mode were trained. In a released bank's YAML it means "caa'-middle": the encoder crops that half to its
+middle square, half of a and half of a'.
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from .canvas import stack_quadrants
+from .canvas import PIXELS_PER_MEGAPIXEL, CanvasGeometry, stack_quadrants
 
 # Hidden states whose tokens the un-pooled modes take; the "...3" modes concatenate three along the tokens.
 LAST_HIDDEN = (-1,)
@@ -95,11 +97,32 @@ QUERY_MODES: dict[str, QueryMode] = {
     "caa'bb'": QueryMode(TRIPLET, composite=_canvas),
     "caa'b": QueryMode(TRIPLET, composite=_canvas_without_answer),
     "caa'": QueryMode(("a", "a'"), composite=_top_half, stretch=True),
+    "caa'-middle": QueryMode(("a", "a'"), composite=_top_half),
     "paa'b": QueryMode(TRIPLET, composite=_canvas_without_answer, hidden=LAST_HIDDEN),
     "paa'b3": QueryMode(TRIPLET, composite=_canvas_without_answer, hidden=THREE_HIDDEN),
     "cat-paa'b": QueryMode(TRIPLET, _concatenate, hidden=LAST_HIDDEN),
     "cat-paa'b3": QueryMode(TRIPLET, _concatenate, hidden=THREE_HIDDEN),
 }
+
+
+def encoder_images(a: Tensor, a_prime: Tensor, b: Tensor, fit: str = "crop") -> tuple[Tensor, Tensor, Tensor]:
+    """What the image encoder is to see of a, a' [P, H, W, C] and b [B, H, W, C]: quadrants of one canvas.
+
+    Pictures of one size, small enough for a canvas of a megapixel, are seen as they are: to resample or enlarge them
+    first would only blur what the encoder's own resizing reads. Others become the quadrants of such a canvas.
+
+    Args:
+        fit: how a and a' are brought to b's shape, one of ``canvas.FITS``.
+
+    Raises:
+        ValueError: as ``CanvasGeometry.plan``.
+    """
+    height, width = b.shape[1:3]
+    megapixels = 4 * height * width / PIXELS_PER_MEGAPIXEL
+    if megapixels <= 1 and a.shape[1:3] == a_prime.shape[1:3] == b.shape[1:3]:
+        return a, a_prime, b
+    geometry = CanvasGeometry.plan(height, width, min(1.0, megapixels))
+    return geometry.quadrant(a, fit), geometry.quadrant(a_prime, fit), geometry.quadrant(b, "stretch")
 
 
 def build_query(mode: str, a: Tensor, a_prime: Tensor, b: Tensor, encoder: ImageEncoder) -> Tensor:
@@ -124,6 +147,10 @@ def build_query(mode: str, a: Tensor, a_prime: Tensor, b: Tensor, encoder: Image
         raise ValueError(
             "a and a' must be equally many, and a, a' and b of one size; found"
             f" {[tuple(x.shape) for x in (a, a_prime, b)]}"
+        )
+    if not (a.shape[0] and b.shape[0]):
+        raise ValueError(
+            f"there are {a.shape[0]} example pairs and {b.shape[0]} images b; an analogy needs one of each"
         )
     spec, pairs, targets = QUERY_MODES[mode], a.shape[0], b.shape[0]
     images = dict(zip(TRIPLET, (a, a_prime, b), strict=True))

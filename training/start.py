@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lorweb_core import BankConfig, BasisBank
-from lorweb_core.checkpoint import KEYS, LORA_A, LORA_B, PREFIX, TO_Q, BankFile, read_config
+from lorweb_core.checkpoint import KEYS, LORA_A, LORA_B, PREFIX, TO_Q, read_config
 
 from .checkpointing import checkpoint_folder
 from .config import Config
@@ -132,5 +132,5 @@ def _loras(bank: BasisBank, layer: str) -> dict[str, Tensor]:
 
 def _keys(bank: BasisBank) -> dict[str, dict[str, Tensor]]:
     """Module path -> keys and projection as the file has them: a loaded bank holds them folded."""
-    file, names = BankFile(bank.path), (KEYS, TO_Q) if bank.config.projection == "linear" else (KEYS,)
-    return {layer: {name: file.tensor(f"{PREFIX}{layer}.{name}") for name in names} for layer in bank.layers}
+    names = (KEYS, TO_Q) if bank.config.projection == "linear" else (KEYS,)
+    return {layer: {name: bank.file.tensor(f"{PREFIX}{layer}.{name}") for name in names} for layer in bank.layers}

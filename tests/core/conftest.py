@@ -1,5 +1,6 @@
 """Banks with random weights in the released layout, and the paper's formulas evaluated plainly in float64."""
 
+import json
 import math
 from dataclasses import dataclass, field
 
@@ -105,10 +106,12 @@ def released_yaml(**network_kwargs) -> str:
 
 @pytest.fixture
 def make_bank(tmp_path):
-    """Write a bank in the released layout; ``yaml`` keywords go into its config file."""
+    """Write a bank in the released layout; ``yaml_kwargs`` go into its config file, other keywords into its header."""
 
-    def make(spec=None, name="bank.safetensors", metadata=None, yaml_kwargs=None, change=None):
+    def make(spec=None, name="bank.safetensors", metadata=None, yaml_kwargs=None, change=None, **header):
         spec = spec or Spec()
+        if header:
+            metadata = {**(metadata or {}), "lorweb_config": json.dumps(header)}
         tensors = spec.tensors()
         if change is not None:
             change(tensors)

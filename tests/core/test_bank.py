@@ -31,8 +31,8 @@ def test_config_from_shapes(make_bank, caplog):
         1,
     )
     assert config.projection == "linear" and config.encoder == "openai/clip-vit-large-patch14"
-    assert bank.assumed == ("softmax", "query_mode", "heads", "encoder")
-    assert "does not say softmax, query_mode, heads, encoder" in caplog.text
+    assert bank.assumed == ("softmax", "query_mode", "heads", "mixing", "encoder")
+    assert "does not say softmax, query_mode, heads, mixing, encoder" in caplog.text and "mixing mean" in caplog.text
 
 
 def test_config_from_yaml(make_bank):
@@ -46,7 +46,7 @@ def test_config_from_yaml(make_bank):
     bank = BasisBank.load(path)
     config = bank.config
     assert (config.heads, config.softmax, config.mixing, config.query_mode) == (4, False, "sum", "ca'-ca")
-    assert (config.alpha, config.scale, config.encoder) == (12, 4, "google/siglip2-base-patch16-224")
+    assert (config.alpha, config.scale, config.encoder) == (3, 1, "google/siglip2-base-patch16-224")
     assert config.base_model == "some/base" and bank.assumed == ()
     assert config.embedding_dim == 36
 
@@ -57,12 +57,14 @@ def test_config_yaml_named_config(make_bank):
     assert BasisBank.load(path).config.heads == 4
 
 
-def test_config_yaml_beside_two_banks_is_neithers(make_bank):
+def test_config_yaml_beside_two_banks_is_the_one_of_its_name(make_bank, caplog):
     path, _ = make_bank(yaml_kwargs={"lora_heads": 4})
-    make_bank(name="other.safetensors")
+    other, _ = make_bank(name="other.safetensors")
     path.with_suffix(".yaml").rename(path.with_name("config.yaml"))
-    bank = BasisBank.load(path)
-    assert bank.config.heads == 1 and "heads" in bank.assumed
+    with caplog.at_level(logging.WARNING):
+        bank = BasisBank.load(other)
+    assert bank.config.heads == 1 and "heads" in bank.assumed and "config.yaml may be another bank's" in caplog.text
+    assert BasisBank.load(path).config.heads == 4
 
 
 @pytest.mark.parametrize(("query_dim", "mode"), [(3 * 768, "cat-aa'b"), (768, "ca'-ca+cb"), (35, "ca'-ca+cb")])
@@ -86,8 +88,8 @@ def test_save_and_load_again(make_bank, tmp_path, bias):
     again = BasisBank.load(saved)
     assert again.config == bank.config and again.assumed == ()
     written = load_file(saved)
-    assert written.keys() == tensors.keys()
-    assert all(torch.equal(written[name], tensors[name]) for name in tensors)
+    assert written.keys() == {name.replace("lora_up_bias", "lora_B_bias") for name in tensors}
+    assert all(torch.equal(written[name.replace("lora_up_bias", "lora_B_bias")], tensors[name]) for name in tensors)
     query = torch.randn(36)
     assert torch.equal(again.mix(query).values, bank.mix(query).values)
 

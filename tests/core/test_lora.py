@@ -18,7 +18,7 @@ QKV = ("attn.to_q", "attn.to_k", "attn.to_v")
 
 @pytest.fixture
 def composed(make_bank):
-    path, tensors = make_bank(Spec(bias=False), yaml_kwargs={"linear_alpha": 6})
+    path, tensors = make_bank(Spec(bias=False), alpha=6)
     bank = BasisBank.load(path)
     return bank.compose(bank.mix(torch.randn(36, generator=torch.Generator().manual_seed(3)))), tensors
 

@@ -30,7 +30,7 @@ def test_coefficients_and_deltas(make_bank, softmax, mixing, heads, projection):
         assert relative_error(c.for_layer(name), expected) <= TOLERANCE
         delta = bank.delta(name, c)
         assert delta.dtype == torch.float32
-        assert relative_error(delta, reference_delta(tensors, name, expected, scale=2.0)) <= TOLERANCE
+        assert relative_error(delta, reference_delta(tensors, name, expected)) <= TOLERANCE
 
 
 def test_the_clamp_of_sum_mixing_is_reached(make_bank):

@@ -41,7 +41,7 @@ def canvas(a, a_prime, b, last):
 
 
 def test_every_mode_of_the_method_is_there():
-    pooled = {"cat-aa'b", "ca'-ca", "ca'-ca+cb", "aa'bb'", "caa'bb'", "caa'b", "caa'"}
+    pooled = {"cat-aa'b", "ca'-ca", "ca'-ca+cb", "aa'bb'", "caa'bb'", "caa'b", "caa'", "caa'-middle"}
     assert set(QUERY_MODES) == pooled | {"paa'b", "paa'b3", "cat-paa'b", "cat-paa'b3"}
 
 
@@ -57,6 +57,7 @@ def test_pooled_modes(triplet):
         "caa'bb'": clip(canvas(a, a_prime, b, b)),
         "caa'b": clip(canvas(a, a_prime, b, torch.zeros_like(b))),
         "caa'": clip(torch.cat((a, a_prime), 2)),
+        "caa'-middle": clip(torch.cat((a, a_prime), 2)),
     }
     for mode, z in expected.items():
         assert torch.equal(build_query(mode, *triplet, RecordingEncoder()), z), mode

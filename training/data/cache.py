@@ -164,7 +164,8 @@ class EmbeddingCache:
     def _prepare_folder(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         for leftover in self.folder.glob(f".*{TEMPORARY_SUFFIX}"):
-            leftover.unlink()
+            if leftover.is_file():
+                leftover.unlink()
         with replacing(self.folder / "fingerprint.json") as temporary:
             temporary.write_text(json.dumps(self.fingerprint, indent=2, sort_keys=True))
         others = [path for path in self.folder.parent.iterdir() if path.is_dir() and path != self.folder]
