@@ -2,9 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..lorweb_core import BasisBank, CanvasGeometry
-from ..lorweb_core.canvas import PIXELS_PER_MEGAPIXEL
-from ..lorweb_core.query import build_query
+from ..lorweb_core import BasisBank
+from ..lorweb_core.query import build_query, encoder_images
 from .image_encoder import ENCODER_CROPS, ClipVisionEncoder
 from .sockets import CATEGORY, Basis, Coefficients, coefficients_output, fit_input, rgb, triplet_inputs
 
@@ -49,13 +48,9 @@ class EncodeAnalogy(io.ComfyNode):
     def execute(
         cls, basis: BasisBank, clip_vision, image_a, image_a_prime, image_b, fit: str, encoder_crop: str
     ) -> io.NodeOutput:
-        # The encoder is to see what training showed it: the quadrants of a canvas. Enlarging a small b would blur it.
-        height, width = image_b.shape[1:3]
-        geometry = CanvasGeometry.plan(height, width, min(1.0, 4 * height * width / PIXELS_PER_MEGAPIXEL))
-        a, a_prime = geometry.quadrant(rgb(image_a), fit), geometry.quadrant(rgb(image_a_prime), fit)
-        b = geometry.quadrant(rgb(image_b), "stretch")
+        images = encoder_images(rgb(image_a), rgb(image_a_prime), rgb(image_b), fit)
         encoder = ClipVisionEncoder(clip_vision, basis.config, encoder_crop)
-        query = build_query(basis.config.query_mode, a, a_prime, b, encoder)
+        query = build_query(basis.config.query_mode, *images, encoder)
         return coefficients_output(basis.mix(query).mean())
 
 

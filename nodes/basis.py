@@ -3,11 +3,12 @@
 import os
 from pathlib import Path
 
+from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import BasisBank
-from ..lorweb_core.checkpoint import sibling_yaml
 from ..lorweb_core.info import describe
+from ..lorweb_core.released import shared_yamls
 from .folders import basis_names, basis_path
 from .progress import progress_bar
 from .sockets import CATEGORY, Basis
@@ -51,12 +52,13 @@ class LoadBasis(io.ComfyNode):
     @classmethod
     def fingerprint_inputs(cls, basis_name: str) -> str:
         bank = Path(basis_path(basis_name))
-        files = {str(path): os.stat(path) for path in (bank, sibling_yaml(bank)) if path}
+        yamls = [path for path in (bank.with_suffix(".yaml"), *shared_yamls(bank)) if path.is_file()]
+        files = {str(path): os.stat(path) for path in (bank, *yamls)}
         return "; ".join(f"{path} {status.st_mtime_ns} {status.st_size}" for path, status in files.items())
 
     @classmethod
     def execute(cls, basis_name: str) -> io.NodeOutput:
-        bank = BasisBank.load(basis_path(basis_name), progress_bar(phases=2))
+        bank = BasisBank.load(basis_path(basis_name), progress_bar(phases=2), mmap=not args.disable_mmap)
         text = describe(bank)
         return io.NodeOutput(bank, text, ui=ui.PreviewText(text))
 

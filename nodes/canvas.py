@@ -79,7 +79,7 @@ class Canvas(io.ComfyNode):
     ) -> io.NodeOutput:
         geometry = CanvasGeometry.plan(*image_b.shape[1:3], megapixels, long_side)
         canvas = geometry.compose(rgb(image_a)[:1], rgb(image_a_prime)[:1], rgb(image_b), fit)
-        warning = size_warning(geometry, basis) if basis else ""
+        warning = "\n".join(filter(None, (geometry.warning, size_warning(geometry, basis) if basis else "")))
         if warning:
             logger.warning(warning)
         shown = ui.PreviewText(warning) if warning else None

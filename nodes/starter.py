@@ -9,6 +9,7 @@ import comfy.sd
 import comfy.utils
 import numpy as np
 import torch
+from comfy.cli_args import args
 from comfy_api.latest import io
 from PIL import Image
 from safetensors import safe_open
@@ -49,7 +50,8 @@ class LoadStarter(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        return io.NodeOutput(_model(), _vae(), _clip_vision(), BasisBank.load(_file("bank.safetensors")), _prompt())
+        bank = BasisBank.load(_file("bank.safetensors"), mmap=not args.disable_mmap)
+        return io.NodeOutput(_model(), _vae(), _clip_vision(), bank, _prompt())
 
 
 class StarterExample(io.ComfyNode):
