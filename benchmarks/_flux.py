@@ -1,36 +1,64 @@
-"""FLUX with random weights inside ComfyUI, at any size."""
+"""FLUX with random weights inside ComfyUI, at any size, and sampling with it."""
+
+import time
 
 import torch
+from torch import Tensor
 
-from harness.small_models import CONTEXT, flux_specs
+from harness.small_models import CONTEXT, Spec, flux_specs
+
+from ._measure import synchronize
+
+FP8 = torch.float8_e4m3fn
 
 
 @torch.no_grad()
-def random_flux(hidden: int, double: int, single: int, dtype: torch.dtype = torch.bfloat16):
+def random_flux(
+    hidden: int,
+    double: int,
+    single: int,
+    dtype: torch.dtype = torch.bfloat16,
+    scaled: bool = False,
+    offload: torch.device | None = None,
+):
     """A ModelPatcher around FLUX.1-Kontext-dev's architecture; head width 128, context and pooled width 768.
 
     Args:
         hidden: a multiple of 128; 3072 is FLUX.1's.
-        dtype: of the weights. Where the device has no fast arithmetic in it, ComfyUI chooses another.
+        dtype: of the weights; where the device has no fast arithmetic in it, ComfyUI casts them as it uses them.
+        scaled: fp8 as in the files named fp8_scaled, every matrix beside its scale.
+        offload: where ComfyUI keeps the weights when they are not in use; the device itself if None.
     """
     import comfy.model_detection
     import comfy.model_management
     import comfy.model_patcher
 
     device = comfy.model_management.get_torch_device()
-    generator = torch.Generator(device).manual_seed(0)
-    weights = {
-        name: torch.empty(spec.shape, dtype=dtype, device=device).normal_(spec.mean, spec.std, generator=generator)
-        for name, spec in flux_specs(hidden, double, single).items()
-    }
+    weights = _random_weights(flux_specs(hidden, double, single), dtype, scaled, device)
     config = comfy.model_detection.model_config_from_unet(weights, "")
     config.unet_config["num_heads"] = hidden // sum(config.unet_config["axes_dim"])
     supported = list(config.supported_inference_dtypes)
-    dtype = comfy.model_management.unet_dtype(device, supported_dtypes=supported, weight_dtype=dtype)
+    dtype = torch.bfloat16 if scaled else dtype
     config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, supported))
     model = config.get_model(weights, "", device=device)
     model.load_model_weights(weights, "")
-    return comfy.model_patcher.ModelPatcher(model.to(device), load_device=device, offload_device=device)
+    offload = offload or device
+    return comfy.model_patcher.ModelPatcher(model.to(offload), load_device=device, offload_device=offload)
+
+
+def _random_weights(specs: dict[str, Spec], dtype: torch.dtype, scaled: bool, device) -> dict[str, Tensor]:
+    """Drawn on the device; fp8, which cannot be drawn, is rounded from bfloat16."""
+    generator = torch.Generator(device).manual_seed(0)
+    weights = {"scaled_fp8": torch.zeros(2, dtype=FP8)} if scaled else {}
+    for name, spec in specs.items():
+        tensor = torch.empty(spec.shape, dtype=torch.bfloat16 if dtype == FP8 else dtype, device=device)
+        tensor.normal_(spec.mean, spec.std, generator=generator)
+        if scaled and tensor.dim() == 2:
+            scale = tensor.abs().max().float() / torch.finfo(FP8).max
+            weights[name.removesuffix("weight") + "scale_weight"] = scale
+            tensor = (tensor / scale).to(FP8)
+        weights[name] = tensor if scaled else tensor.to(dtype)
+    return weights
 
 
 def step_inputs(model, canvas: int, text_tokens: int = 256) -> dict[str, torch.Tensor | list]:
@@ -55,3 +83,42 @@ def step_inputs(model, canvas: int, text_tokens: int = 256) -> dict[str, torch.T
         "guidance": torch.tensor([2.5], device=device, dtype=dtype),
         "ref_latents": [random(*latent)],
     }
+
+
+class Sampler:
+    """ComfyUI's own sampler, as KSampler calls it, on a square canvas with its reference latent.
+
+    Args:
+        canvas: side of the canvas in pixels.
+    """
+
+    def __init__(self, canvas: int, text_tokens: int):
+        generator = torch.Generator().manual_seed(1)
+        shape = (1, 16, canvas // 8, canvas // 8)
+        self.noise, self.latent = (torch.randn(shape, generator=generator) for _ in range(2))
+        context = torch.randn(1, text_tokens, CONTEXT, generator=generator)
+        pooled = torch.randn(1, CONTEXT, generator=generator)
+        told = {"pooled_output": pooled, "guidance": 2.5, "reference_latents": [self.latent]}
+        self.conditioning = [[context, told]]
+        self.seconds: list[float] = []
+
+    def __call__(self, model, steps: int) -> Tensor:
+        """The sampled latent; ``seconds`` then has when each step was done, counted from the call."""
+        import comfy.sample
+
+        self.seconds = []
+        synchronize()
+        start = time.perf_counter()
+
+        def done(*_):
+            synchronize()
+            self.seconds.append(time.perf_counter() - start)
+
+        return comfy.sample.sample(
+            model, self.noise, steps, 1.0, "euler", "simple", self.conditioning, self.conditioning, self.latent,
+            seed=0, callback=done, disable_pbar=True,
+        )  # fmt: skip
+
+    def steps(self) -> list[float]:
+        """Seconds of every step of the last run but the first, in which the weights are loaded."""
+        return [later - earlier for earlier, later in zip(self.seconds, self.seconds[1:])]

@@ -26,8 +26,9 @@ def main() -> None:
 
     from lorweb_core import BasisBank
 
-    blocks = (19, 38) if torch.cuda.is_available() else (1, 1)
-    model = random_flux(3072, *blocks)
+    cuda = torch.cuda.is_available()
+    blocks = (19, 38) if cuda else (1, 1)
+    model = random_flux(3072, *blocks, dtype=torch.bfloat16 if cuda else torch.float32)
     with tempfile.TemporaryDirectory() as folder:
         bank = BasisBank.load(random_bank(Path(folder, "bank.safetensors"), flux_layers(3072, *blocks)))
         coefficients = bank.mix(torch.randn(bank.config.query_dim))

@@ -29,7 +29,8 @@ def main() -> None:
     size = dict(ON_GPU if torch.cuda.is_available() else ON_CPU)
     canvas, repeats = size.pop("canvas"), size.pop("repeats")
     # Two models with the same weights: patching one in and out between steps would be timed as well.
-    base, edited = random_flux(**size), random_flux(**size)
+    dtype = torch.bfloat16 if torch.cuda.is_available() else torch.float32
+    base, edited = (random_flux(**size, dtype=dtype) for _ in range(2))
     with tempfile.TemporaryDirectory() as folder, torch.inference_mode():
         bank = BasisBank.load(random_bank(Path(folder, "bank.safetensors"), flux_layers(*size.values())))
         patched = Apply.execute(edited, bank, bank.mix(torch.randn(bank.config.query_dim)), 1.0).args[0]

@@ -107,22 +107,24 @@ def random_bank(
     dtype: torch.dtype = torch.float16,
     seed: int = 6,
     query_mode: str = "cat-aa'b",
+    device: str = "cpu",
 ) -> Path:
     """A bank whose B is not zero, in the released layout.
 
     Args:
         layers: module path -> (in, out), as ``flux_layers`` gives them.
         query_mode: written into the header.
+        device: that draws the numbers; each draws others.
     """
     from lorweb_core.checkpoint import write_bank
     from lorweb_core.config import BankConfig
 
     specs = bank_specs(layers, num_loras, rank, key_dim, query_dim)
-    path, stamp = Path(path), _stamp(specs, dtype, seed, query_mode)
+    path, stamp = Path(path), _stamp(specs, dtype, seed, query_mode, device)
     if _is_current(path, stamp):
         return path
     config = BankConfig(num_loras, rank, key_dim, query_dim, query_mode=query_mode)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(device).manual_seed(seed)
     tensors = {
         layer: {name: _draw(spec, dtype, generator) for name, spec in named.items()} for layer, named in specs.items()
     }
@@ -310,7 +312,8 @@ def _rescale_last(network: nn.Sequential, sample: Tensor, mean: float, std: floa
 
 def _draw(spec: Spec, dtype: torch.dtype, generator: torch.Generator) -> Tensor:
     """Drawn in the final dtype: no float32 copy of a large model."""
-    return torch.empty(spec.shape, dtype=dtype).normal_(spec.mean, spec.std, generator=generator)
+    drawn = torch.empty(spec.shape, dtype=dtype, device=generator.device)
+    return drawn.normal_(spec.mean, spec.std, generator=generator).cpu()
 
 
 def _write_random(path: str | os.PathLike, specs: Specs, dtype: torch.dtype, seed: int) -> Path:

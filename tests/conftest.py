@@ -15,6 +15,18 @@ cure_torchvision()
 ROOT = Path(__file__).resolve().parent.parent
 
 
+def pytest_addoption(parser):
+    parser.addoption("--gpu-tests-anywhere", action="store_true", help="run tests marked gpu without a GPU too")
+
+
+def pytest_runtest_setup(item):
+    if "gpu" in item.keywords and not item.config.getoption("--gpu-tests-anywhere"):
+        import torch
+
+        if not torch.cuda.is_available():
+            pytest.skip("needs a CUDA device")
+
+
 @pytest.fixture(scope="session")
 def photographs():
     """name -> photograph, uint8 [H, W, 3]."""

@@ -46,9 +46,11 @@ def add_by_hand(weights: dict[str, torch.Tensor], bank, coefficients, strength: 
     lora = bank.compose(coefficients)
     for name in bank.layers:
         module, rows = locate(name, hidden)
-        weights[f"{module}.weight"][rows] += strength * bank.delta(name, coefficients)
+        weight = weights[f"{module}.weight"][rows]
+        weight += strength * bank.delta(name, coefficients).to(weight.device)
         if lora.bias(name) is not None:
-            weights[f"{module}.bias"][rows] += strength * lora.bias(name)
+            bias = weights[f"{module}.bias"][rows]
+            bias += strength * lora.bias(name).to(bias.device)
 
 
 def float_weights(model) -> dict[str, torch.Tensor]:
@@ -85,7 +87,7 @@ def edit_strengths(
     strengths = {}
     for name in bank.layers:
         module, rows = locate(name, hidden)
-        delta = bank.delta(name, coefficients)
+        delta = bank.delta(name, coefficients).to(weights[f"{module}.weight"].device)
         rest = weights[f"{module}.weight"][rows].float() - expected[f"{module}.weight"][rows]
         strengths[name] = 1 + float((rest * delta).sum() / delta.square().sum())
     return strengths
@@ -105,7 +107,7 @@ class patched:
         self.model.unpatch_model(device_to=self.model.offload_device)
 
 
-def forward(diffusion_model, size: int = 16, seed: int = 0) -> torch.Tensor:
+def forward(diffusion_model, size: int = 16, seed: int = 0, device: str | torch.device = "cpu") -> torch.Tensor:
     """One step of the diffusion model on a random latent canvas with a reference latent, as Kontext runs it."""
     generator = torch.Generator().manual_seed(seed)
     params = diffusion_model.params
@@ -114,14 +116,12 @@ def forward(diffusion_model, size: int = 16, seed: int = 0) -> torch.Tensor:
         return torch.randn(*shape, generator=generator)
 
     dtype = diffusion_model.img_in.weight.dtype
-    dtype = dtype if dtype in (torch.float32, torch.bfloat16) else torch.float32
+    dtype = dtype if dtype in (torch.float32, torch.bfloat16, torch.float16) else torch.float32
     inputs = [random(1, 16, size, size), random(1, 8, params.context_in_dim), random(1, params.vec_in_dim)]
-    x, context, y = (tensor.to(dtype) for tensor in inputs)
-    reference = random(1, 16, size, size).to(dtype)
+    x, context, y, reference = (tensor.to(device, dtype) for tensor in [*inputs, random(1, 16, size, size)])
+    timestep, guidance = torch.tensor([0.7], device=device), torch.tensor([2.5], device=device)
     with torch.inference_mode():
-        return diffusion_model(
-            x, torch.tensor([0.7]), context=context, y=y, guidance=torch.tensor([2.5]), ref_latents=[reference]
-        ).float()
+        return diffusion_model(x, timestep, context=context, y=y, guidance=guidance, ref_latents=[reference]).float()
 
 
 def sample(model):

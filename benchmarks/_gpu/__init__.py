@@ -1,0 +1,1 @@
+"""The parts of ``benchmarks.gpu``: each module has ``run(setting)``, which prints results as they come."""

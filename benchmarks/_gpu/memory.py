@@ -1,0 +1,97 @@
+"""Memory and speed where the card has enough, and where ComfyUI must stream the weights."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from collections.abc import Iterator
+
+import torch
+
+from harness.inprocess import load_comfyui
+
+from .analogy import exported, makers
+from .report import report
+from .setting import Setting
+from .step import candidates
+
+GIB = 2**30
+
+
+def run(setting: Setting) -> None:
+    """Report all of it."""
+    load_comfyui()
+    with torch.inference_mode():
+        bank = setting.bank()
+        lora = exported(setting, bank)
+        for dtype, card in (("bf16", 16), ("fp8", 12)):
+            model = setting.flux(dtype, offload=torch.device("cpu"))
+            models = candidates(model, bank) | {"stock LoRA": makers(model, bank, lora)["stock LoRA loader"](1.0)}
+            compare(setting, f"{dtype}, all memory", models)
+            with memory_left(card * GIB):
+                compare(setting, f"{dtype}, {card} GiB left", models)
+            with novram():
+                compare(setting, f"{dtype}, novram", models)
+            unload()
+
+
+def compare(setting: Setting, what: str, models: dict[str, object]) -> None:
+    """Peak memory and step time of a run of each model against the base's, and against the stock LoRA's."""
+    steps = {}
+    for name, model in models.items():
+        unload()
+        steps[name], peak = measure_run(setting, model)
+        report(f"{what}: {name}, step", steps[name], "s")
+        if torch.cuda.is_available():
+            report(f"{what}: {name}, peak of loading and running", peak / GIB, "GiB")
+    stock = steps["stock LoRA"] / steps["base"]
+    report(f"{what}: stock LoRA / base, step", stock)
+    for name in [name for name in models if name not in ("base", "stock LoRA")]:
+        report(f"{what}: {name} / base, step", steps[name] / steps["base"], "", stock)
+
+
+def measure_run(setting: Setting, model) -> tuple[float, int]:
+    """(median seconds of a step, most bytes above what was allocated before, weights included)."""
+    before = 0
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+    sampler = setting.sampler()
+    sampler(model, setting.steps)
+    peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
+    return statistics.median(sampler.steps()), peak - before
+
+
+def unload() -> None:
+    """Take every model off the card."""
+    import comfy.model_management
+
+    comfy.model_management.unload_all_models()
+    comfy.model_management.soft_empty_cache()
+
+
+@contextlib.contextmanager
+def memory_left(size: int) -> Iterator[None]:
+    """Fill the card until only ``size`` bytes are free, as on a smaller one."""
+    unload()
+    ballast = None
+    if torch.cuda.is_available():
+        free, _ = torch.cuda.mem_get_info()
+        ballast = torch.empty(max(0, free - size), dtype=torch.uint8, device="cuda")
+    yield
+    del ballast
+    unload()
+
+
+@contextlib.contextmanager
+def novram() -> Iterator[None]:
+    """What ComfyUI's option --novram sets: no weight stays on the card."""
+    from comfy import model_management
+
+    unload()
+    before = model_management.vram_state
+    if torch.cuda.is_available():
+        model_management.vram_state = model_management.VRAMState.NO_VRAM
+    yield
+    model_management.vram_state = before
+    unload()

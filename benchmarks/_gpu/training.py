@@ -1,0 +1,46 @@
+"""A training step of the tuner against PEFT's LoRA of equal rank at full size, and the memory that batches take."""
+
+from __future__ import annotations
+
+import gc
+import statistics
+
+import torch
+
+from .._measure import timed
+from .report import report
+from .setting import Setting
+
+GIB = 2**30
+SIDE, TEXT = 64, 128  # a 512-pixel canvas and the prompts of kontext_24gb.yaml
+BATCHES = (1, 2, 4, 6)
+
+
+def run(setting: Setting) -> None:
+    """Report all of it."""
+    from ..train_step import lora, lorweb
+
+    seconds, peaks = {}, {}
+    for name, adapt in (("LoRWeB", lorweb), ("PEFT's LoRA", lora)):
+        for batch in BATCHES if name == "LoRWeB" and not setting.dry else BATCHES[:1]:
+            seconds[name, batch], peaks[name, batch] = measure(setting, adapt, batch)
+            what = f"{name}, base in bf16, batch {batch}"
+            report(f"{what}: step", seconds[name, batch], "s")
+            report(f"{what}: peak", peaks[name, batch] / GIB, "GiB")
+    report("LoRWeB / PEFT's LoRA, step", seconds["LoRWeB", 1] / seconds["PEFT's LoRA", 1])
+    report("LoRWeB / PEFT's LoRA, peak", peaks["LoRWeB", 1] / peaks["PEFT's LoRA", 1])
+
+
+def measure(setting: Setting, adapt, batch: int) -> tuple[float, int]:
+    """(median seconds of a step, bytes at its peak)."""
+    from ..train_step import Step, make_base, make_batch
+
+    gc.collect()
+    torch.cuda.empty_cache()
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    base = make_base(setting.hidden // 128, setting.double, setting.single)
+    side, text = (4, 4) if setting.dry else (SIDE, TEXT)
+    step = Step(adapt(base), make_batch(base, batch, side, text), device)
+    step()
+    peak = step.peak_bytes()
+    return statistics.median(timed(step) for _ in range(setting.rounds)), peak
