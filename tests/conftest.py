@@ -20,7 +20,7 @@ def pytest_addoption(parser):
 
 
 def pytest_runtest_setup(item):
-    if "gpu" in item.keywords and not item.config.getoption("--gpu-tests-anywhere"):
+    if item.get_closest_marker("gpu") and not item.config.getoption("--gpu-tests-anywhere"):
         import torch
 
         if not torch.cuda.is_available():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Callable
 
@@ -55,10 +56,11 @@ def measure_mix(bank, bandwidth: float) -> None:
 
     from lorweb_core.mixing import mixing_coefficients
 
-    folded = bank._folded.to(comfy.model_management.get_torch_device())
     shape = (len(bank.layers), bank.config.heads, bank.config.num_loras)
+    device = comfy.model_management.get_torch_device()
+    folded = torch.randn(math.prod(shape), bank.config.query_dim, device=device)  # in place of the bank's own
     (query,) = queries(bank, 1)
-    z = query.to(folded.device)
+    z = query.to(device)
 
     def on_the_card() -> None:
         logits = (z @ folded.mT).unflatten(-1, shape)

@@ -23,7 +23,8 @@ class _Results:
 
 
 def tell(outcome: pytest.TestReport) -> None:
-    """Report one test's outcome."""
+    """Report one test's outcome, on a line of its own after pytest's dots."""
+    print()
     report(outcome.nodeid.rpartition("/")[2], outcome.outcome, f"in {outcome.duration:.1f} s")
 
 
@@ -35,7 +36,7 @@ def run(setting: Setting) -> None:
     """
     files = [ROOT / "tests" / tier / "test_gpu.py" for tier in TIERS]
     dry = ["--gpu-tests-anywhere", "-k", "core or bf16"] if setting.dry else []
-    status = pytest.main(["-m", "gpu", "-q", "-p", "no:cacheprovider", *dry, *map(str, files)], [_Results()])
+    status = pytest.main(["-m", "gpu", "-q", "-s", "-p", "no:cacheprovider", *dry, *map(str, files)], [_Results()])
     sys.stdout.flush()
     if status:
         raise RuntimeError(f"pytest ended with exit status {int(status)}")
