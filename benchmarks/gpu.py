@@ -30,7 +30,8 @@ PARTS = {
     "compiled": "torch.compile",
     "training": "a training step",
 }
-LIMITS = {"tests": 90, "analogy": 180, "step": 120, "memory": 240, "compiled": 180, "training": 240}
+# How the time is divided; what a part leaves goes to those after it.
+SHARES = {"tests": 3, "analogy": 3, "step": 2, "memory": 3, "compiled": 2, "training": 3}
 SHORTEST = 10  # seconds that are worth starting a part for
 
 
@@ -126,24 +127,38 @@ def run_parts(parts: Sequence[str], command: Sequence[str], limit: float, result
         results.add(Row(part, "failed", last[:200]))
 
 
+def has_gpu() -> bool:
+    """Whether torch finds a CUDA device."""
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def share(seconds: float, groups: Sequence[Sequence[str]]) -> float:
+    """What the first of several groups of parts gets of the seconds left."""
+    weights = [sum(SHARES[part] for part in group) for group in groups]
+    return seconds * weights[0] / sum(weights)
+
+
 def main() -> int:
     """Run the parts; 0 when all of them ended well."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--minutes", type=float, default=9.0, help="for all of it (default: %(default)g)")
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="NAME", help=", ".join(PARTS))
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "gpu", help="folder (default: runs/gpu)")
-    parser.add_argument("--dry", action="store_true", help="all parts at toy sizes on the CPU, in one process")
+    parser.add_argument("--dry", action="store_true", help="toy sizes on the CPU, as without a GPU, in one process")
     chosen = parser.parse_args()
+    chosen.dry = chosen.dry or not has_gpu()
     end = time.monotonic() + 60 * chosen.minutes
     results = Results(chosen.out, chosen.dry)
     with tempfile.TemporaryDirectory() as shared, (chosen.out / "log.txt").open("w", encoding="utf-8") as log:
-        for parts in [chosen.only] if chosen.dry else [[part] for part in chosen.only]:
-            left = end - time.monotonic()
-            if left < SHORTEST:
+        groups = [chosen.only] if chosen.dry else [[part] for part in chosen.only]
+        for number, parts in enumerate(groups):
+            limit = share(end - time.monotonic(), groups[number:])
+            if limit < SHORTEST:
                 results.add(Row(parts[0], "not run", "no time left"))
                 continue
             command = [sys.executable, "-m", "benchmarks._gpu", "--folder", shared, *["--dry"] * chosen.dry, *parts]
-            limit = left if chosen.dry else min(left, LIMITS[parts[0]])
             run_parts(parts, command, limit, results, log)
     return int(any(row.what in ("failed", "cut off", "not run") or row.value == "failed" for row in results.rows))
 

@@ -41,12 +41,14 @@ class Plain(nn.Module):
 def make_base(heads: int, double: int, single: int) -> FluxTransformer2DModel:
     """A random FLUX, frozen, with gradient checkpointing."""
     cuda = torch.cuda.is_available()
+    torch.set_default_dtype(torch.bfloat16 if cuda else torch.float32)  # at full size no room for a float32 copy
     with torch.device("cuda" if cuda else "cpu"):
         model = FluxTransformer2DModel(
             num_attention_heads=heads, num_layers=double, num_single_layers=single, guidance_embeds=True,
             joint_attention_dim=4096 if cuda else 256,
         )  # fmt: skip
-    model = model.to(torch.bfloat16 if cuda else torch.float32).requires_grad_(False)
+    torch.set_default_dtype(torch.float32)
+    model.requires_grad_(False)
     model.enable_gradient_checkpointing()
     return model
 

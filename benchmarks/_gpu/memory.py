@@ -24,12 +24,12 @@ def run(setting: Setting) -> None:
     with torch.inference_mode():
         bank = setting.bank()
         lora = exported(setting, bank)
-        for dtype, card in (("bf16", 16), ("fp8", 12)):
+        for dtype, card in (("fp8", 8), ("bf16", 16)):
             model = setting.flux(dtype, offload=torch.device("cpu"))
             models = candidates(model, bank) | {"stock LoRA": makers(model, bank, lora)["stock LoRA loader"](1.0)}
-            compare(setting, f"{dtype}, all memory", models)
             with memory_left(card * GIB):
                 compare(setting, f"{dtype}, {card} GiB left", models)
+            compare(setting, f"{dtype}, all memory", models)
             with novram():
                 compare(setting, f"{dtype}, novram", models)
             unload()

@@ -31,7 +31,7 @@ class Setting:
     single: int = 38
     canvas: int = 1024
     text: int = 512
-    steps: int = 5
+    steps: int = 4
     rounds: int = 3
     gib: float = 2.0
 
