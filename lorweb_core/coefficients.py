@@ -63,14 +63,16 @@ class MixingCoefficients:
         """
         if name not in self.layers:
             raise ValueError(
-                f"there are no coefficients for layer {clipped(name, 80)}; layers are named like {self.layers[0]}"
+                f"there are no coefficients for layer {clipped(name, 80)}; layers are named like"
+                f" {clipped(self.layers[0], 80)}"
             )
         return self.values[..., self.layers.index(name), :]
 
     def describe(self) -> str:
         """What a bank has to have for them, for errors."""
         activation = "softmax" if self.softmax else "tanh"
-        return f"{len(self.layers)} layers of {self.num_loras} basis elements ({activation}), from {self.layers[0]} on"
+        first = clipped(self.layers[0], 80)
+        return f"{len(self.layers)} layers of {self.num_loras} basis elements ({activation}), from {first} on"
 
     def mean(self) -> MixingCoefficients:
         """The average over a batch: one edit from several examples."""
@@ -154,7 +156,9 @@ class MixingCoefficients:
         values = self.values.clone()
         for pattern, index, value in table:
             if not 0 <= index < self.num_loras:
-                raise ValueError(f"{pattern} {index}: basis elements are numbered 0 to {self.num_loras - 1}")
+                raise ValueError(
+                    f"{clipped(pattern, 80)} {index}: basis elements are numbered 0 to {self.num_loras - 1}"
+                )
             values[..., match_layers(pattern, self.layers), index] = _finite(value, pattern)
         return replace(self, values=values)
 
@@ -231,6 +235,6 @@ def _same_total(values: Tensor, like: Tensor) -> Tensor:
 
 
 def _finite(value: float, where: str) -> float:
-    if not is_finite(value):
-        raise ValueError(f"{where}: {shown(value)} is not a finite number")
+    if not is_finite(value) or abs(value) > torch.finfo(torch.float32).max:
+        raise ValueError(f"{clipped(where, 80)}: {shown(value)} is not a finite number of float32")
     return value

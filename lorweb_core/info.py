@@ -5,6 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from .bank import BasisBank
+from .wording import clipped
+
+_MOST_ENTRIES = 30
 
 
 def summary(bank: BasisBank) -> dict[str, Any]:
@@ -32,7 +35,7 @@ def summary(bank: BasisBank) -> dict[str, Any]:
 def describe(bank: BasisBank) -> str:
     """A readable summary of a bank, a fact a line."""
     facts, config = summary(bank), bank.config
-    kinds = ", ".join(f"{count} in {kind}" for kind, count in facts["layers_by_kind"].items())
+    kinds = clipped(", ".join(f"{count} in {kind}" for kind, count in facts["layers_by_kind"].items()))
     lines = [
         f"{bank.path.name}: {facts['bytes'] / 2**20:,.1f} MiB, {facts['dtype']}",
         f"layers: {facts['layers']} ({kinds}){', with bias' if facts['bias'] else ''}",
@@ -42,7 +45,7 @@ def describe(bank: BasisBank) -> str:
         f"query: {config.query_mode}, width {config.query_dim}, projection {config.projection}",
         f"encoder: {config.encoder} ({config.embedding_dim} numbers an image)",
         f"base: {config.base_model}",
-        *(f"{name}: {value}" for name, value in facts["header"].items()),
+        *(f"{clipped(name, 80)}: {clipped(value)}" for name, value in list(facts["header"].items())[:_MOST_ENTRIES]),
     ]
     if bank.assumed:
         lines.append(f"not said by the file, so assumed as in the paper: {', '.join(bank.assumed)}")

@@ -11,7 +11,7 @@ import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 
-from .wording import shown
+from .wording import clipped, shown
 
 # Numbers of blocks have few digits; Python reads none of more than 4,300.
 _RANGE = re.compile(r"\\{(\d{1,18})\\-(\d{1,18})\\}")
@@ -33,7 +33,8 @@ def match_layers(pattern: str, layers: Sequence[str]) -> list[int]:
     if not found:
         near = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.3) or list(layers[:3])
         raise ValueError(
-            f"{shown(pattern)} matches none of the {len(layers)} layers; layers are named like {', '.join(near)}"
+            f"{shown(pattern)} matches none of the {len(layers)} layers; layers are named like"
+            f" {', '.join(clipped(name, 80) for name in near)}"
         )
     return found
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,8 @@ from .wording import clipped, shown
 _LARGEST_YAML = 128 * 1024
 # Settings that merge keys (``<<``) may add up to: nested merges of a small file unfold to billions.
 _MOST_MERGED = 500
+# PyYAML takes minutes over thousands of open brackets.
+_DEEPEST = 100
 
 # What the released trainer does where its configuration is silent.
 _DEFAULT_MODE = "aa'bb'"
@@ -91,7 +94,10 @@ def _read(path: Path) -> Any:
     if size > _LARGEST_YAML:
         raise BankError(f"it is {size:,} bytes long; a configuration has at most {_LARGEST_YAML:,}")
     try:
-        return yaml.load(path.read_text(encoding="utf-8"), Loader)
+        text = path.read_text(encoding="utf-8")
+        if max(accumulate((letter in "[{") - (letter in "]}") for letter in text), default=0) > _DEEPEST:
+            raise yaml.YAMLError(f"it nests more than {_DEEPEST} brackets")
+        return yaml.load(text, Loader)
     except Exception as error:  # PyYAML's constructors raise whatever a strange date or number leads to
         raise BankError(f"not valid YAML ({clipped(error)})") from error
 

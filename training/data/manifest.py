@@ -20,6 +20,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from lorweb_core.wording import clipped
+
 from .errors import DataError
 from .hashing import content_hash
 from .images import ImageRef
@@ -101,11 +103,12 @@ class Manifest:
         try:
             fields = json.loads(self._text[start : end if end >= 0 else None])
             _check(fields)
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             line_number = self._text.count(b"\n", 0, start) + 1
             raise DataError(
                 f"{self.path}, line {line_number}: not a line that prepare writes"
-                f" ({type(error).__name__}: {error}); run `python -m training.prepare {self.path} --out NEW.jsonl`"
+                f" ({type(error).__name__}: {clipped(error)}); run"
+                f" `python -m training.prepare {self.path} --out NEW.jsonl`"
             ) from error
         return fields
 
