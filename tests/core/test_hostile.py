@@ -1,4 +1,4 @@
-"""A short run of ``python -m benchmarks.hostile``: damaged banks, YAML and texts are refused in plain words, or sound."""
+"""A short run of ``python -m benchmarks.hostile``: damaged files and texts are refused in plain words, or sound."""
 
 import logging
 import sys
