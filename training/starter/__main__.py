@@ -1,5 +1,7 @@
 """Train the parts of the starter: ``python -m training.starter autoencoder|encoder|base|export key=value ...``.
 
+``photographs`` fetches what they are trained on beyond the few photographs that come inside wheels.
+
 Every part is written into its own folder below ``run``; the same command goes on where a run was interrupted.
 ``export`` puts what there is, and examples, into ``out``. The bank is trained on the exported parts, like any other
 bank, with ``python -m training.train --config training/configs/starter.yaml``; another ``export`` then adds it.
@@ -20,6 +22,7 @@ from .autoencoder import AutoencoderSettings, train_autoencoder
 from .base import BaseSettings, train_base
 from .encoder import EncoderSettings, train_encoder
 from .export import export
+from .photograph_packages import fetch_photographs
 
 logger = logging.getLogger(__name__)
 
@@ -70,13 +73,15 @@ def train(part: str, settings: StarterSettings) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry."""
     parser = argparse.ArgumentParser(prog="python -m training.starter", description=__doc__.splitlines()[0])
-    parser.add_argument("part", choices=("autoencoder", "encoder", "base", "export"))
+    parser.add_argument("part", choices=("photographs", "autoencoder", "encoder", "base", "export"))
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings, such as base.loop.steps=100")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
         settings = load_settings(options.overrides)
-        if options.part == "export":
+        if options.part == "photographs":
+            fetch_photographs()
+        elif options.part == "export":
             export(Path(settings.run), Path(settings.out))
         else:
             train(options.part, settings)

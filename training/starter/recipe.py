@@ -15,8 +15,9 @@ from ..data.hashing import random_words
 from . import photographs
 from .edits import COMPOSITIONS, EDITS, HELD_OUT_EDITS, TRAINING_EDITS, Edit, Parameters
 
-# Half of the training's subjects are textures.
-TRAINING_SUBJECTS = (*photographs.TRAINING, *(8 * ("leaves",)), *(4 * ("clouds",)))
+# Textures make up for photographs: half of the training's subjects where there are only eleven, a sixth of hundreds.
+_CLOUDS = max(4, len(photographs.TRAINING) // 15)
+TRAINING_SUBJECTS = (*photographs.TRAINING, *(2 * _CLOUDS * ("leaves",)), *(_CLOUDS * ("clouds",)))
 PHOTOGRAPHS = {"training": TRAINING_SUBJECTS, "held-out": photographs.HELD_OUT}
 _EDITS = {"training": TRAINING_EDITS, "held-out": HELD_OUT_EDITS, "compositions": tuple(COMPOSITIONS)}
 _KNOWN = EDITS | COMPOSITIONS
