@@ -2,6 +2,7 @@
 
 import argparse
 import importlib
+import logging
 from pathlib import Path
 
 from .report import report_machine
@@ -17,6 +18,7 @@ def main() -> None:
     parser.add_argument("parts", nargs="+")
     chosen = parser.parse_args()
     setting = Setting.toy(chosen.folder) if chosen.dry else Setting(chosen.folder)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")  # ComfyUI says how much of a model it loads
     report_machine()
     for part in chosen.parts:
         print(f"{PART} {part}", flush=True)

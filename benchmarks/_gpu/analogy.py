@@ -7,13 +7,12 @@ import statistics
 from collections.abc import Callable
 
 import torch
-from safetensors.torch import load_file
 from torch.profiler import ProfilerActivity, profile
 
 from harness.inprocess import load_comfyui
 
 from .._measure import timed
-from .report import report
+from .report import attempt, report
 from .setting import Setting, queries
 
 Make = Callable[[float], object]  # strength -> patched model
@@ -23,13 +22,16 @@ def run(setting: Setting) -> None:
     """Report all of it."""
     load_comfyui()
     with torch.inference_mode():
-        bandwidth = measure_bandwidth(setting)
         bank = setting.bank()
-        measure_mix(bank, bandwidth)
-        lora = exported(setting, bank)
-        measure_patching(setting, "bf16", bank, lora)
-        measure_slider(setting, makers(setting.flux(offload=torch.device("cpu")), bank, lora))
-        measure_patching(setting, "fp8", bank, lora)
+        lora = composed(bank)
+        with attempt("coefficients"):
+            measure_mix(bank, measure_bandwidth(setting))
+        with attempt("patching, bf16"):
+            measure_patching(setting, "bf16", bank, lora)
+        with attempt("moved slider"):
+            measure_slider(setting, makers(setting.flux(offload=torch.device("cpu")), bank, lora))
+        with attempt("patching, fp8"):
+            measure_patching(setting, "fp8", bank, lora)
 
 
 def measure_bandwidth(setting: Setting) -> float:
@@ -74,12 +76,21 @@ def measure_mix(bank, bandwidth: float) -> None:
     report("one reading of the folded matrix at the card's bandwidth", once, "ms")
 
 
-def exported(setting: Setting, bank) -> dict[str, torch.Tensor]:
-    """The tensors of the LoRA of equal rank that Save LoRA makes of an analogy, as the stock loader holds them."""
-    path = setting.folder / "lora.safetensors"
-    if not path.exists():
-        bank.compose(bank.mix(queries(bank, 1)[0])).save(path, dtype=torch.float16)
-    return load_file(path)
+def composed(bank) -> dict[str, torch.Tensor]:
+    """The LoRA of equal rank, half precision and diffusers' names, as the stock loader holds what Save LoRA writes."""
+    import comfy.model_management
+
+    from lorweb_core.checkpoint import PREFIX
+    from lorweb_core.mixing import composed_factors
+
+    device = comfy.model_management.get_torch_device()
+    lora = bank.compose(bank.mix(queries(bank, 1)[0]))
+    tensors = {}
+    for name, layer in bank.layers.items():
+        a, b, c = (t.to(device, torch.float32) for t in (layer.A, layer.B, lora.layer_coefficients(name)))
+        for kind, factor in zip("AB", composed_factors(a, b, c, bank.config.scale)):
+            tensors[f"{PREFIX}{name}.lora_{kind}.weight"] = factor.half().contiguous().cpu()
+    return tensors
 
 
 def makers(model, bank, lora: dict[str, torch.Tensor]) -> dict[str, Make]:

@@ -10,8 +10,8 @@ import torch
 
 from harness.inprocess import load_comfyui
 
-from .analogy import exported, makers
-from .report import report
+from .analogy import composed, makers
+from .report import attempt, report
 from .setting import Setting
 from .step import candidates
 
@@ -23,14 +23,15 @@ def run(setting: Setting) -> None:
     load_comfyui()
     with torch.inference_mode():
         bank = setting.bank()
-        lora = exported(setting, bank)
+        lora = composed(bank)
         for dtype, card in (("fp8", 8), ("bf16", 16)):
             model = setting.flux(dtype, offload=torch.device("cpu"))
             models = candidates(model, bank) | {"stock LoRA": makers(model, bank, lora)["stock LoRA loader"](1.0)}
-            with memory_left(card * GIB):
+            with attempt(f"{dtype}, {card} GiB left"), memory_left(card * GIB):
                 compare(setting, f"{dtype}, {card} GiB left", models)
-            compare(setting, f"{dtype}, all memory", models)
-            with novram():
+            with attempt(f"{dtype}, all memory"):
+                compare(setting, f"{dtype}, all memory", models)
+            with attempt(f"{dtype}, novram"), novram():
                 compare(setting, f"{dtype}, novram", models)
             unload()
 
@@ -78,9 +79,11 @@ def memory_left(size: int) -> Iterator[None]:
     if torch.cuda.is_available():
         free, _ = torch.cuda.mem_get_info()
         ballast = torch.empty(max(0, free - size), dtype=torch.uint8, device="cuda")
-    yield
-    del ballast
-    unload()
+    try:
+        yield
+    finally:
+        del ballast
+        unload()
 
 
 @contextlib.contextmanager
@@ -92,6 +95,8 @@ def novram() -> Iterator[None]:
     before = model_management.vram_state
     if torch.cuda.is_available():
         model_management.vram_state = model_management.VRAMState.NO_VRAM
-    yield
-    model_management.vram_state = before
-    unload()
+    try:
+        yield
+    finally:
+        model_management.vram_state = before
+        unload()

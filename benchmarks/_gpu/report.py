@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import subprocess
+import traceback
+from collections.abc import Iterator
 
 import torch
 
@@ -18,6 +21,16 @@ def report(what: str, value: float | str, unit: str = "", goal: float | None = N
     """
     row = {"what": what, "value": value, "unit": unit, "goal": goal}
     print(f"{RESULT} {json.dumps(row)}", flush=True)
+
+
+@contextlib.contextmanager
+def attempt(what: str) -> Iterator[None]:
+    """Tell that a measurement failed, and let the part go on with the next."""
+    try:
+        yield
+    except Exception as error:  # whatever it is: a GPU is at hand too seldom to lose the rest
+        traceback.print_exc()
+        report(f"{what}: {type(error).__name__}", "failed")
 
 
 def report_machine() -> None:

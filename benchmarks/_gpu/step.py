@@ -9,7 +9,7 @@ import torch
 
 from harness.inprocess import load_comfyui
 
-from .report import report
+from .report import attempt, report
 from .setting import Setting, queries
 
 
@@ -19,7 +19,8 @@ def run(setting: Setting) -> None:
     with torch.inference_mode():
         bank = setting.bank()
         for dtype in ("bf16", "fp8"):
-            compare(setting, dtype, candidates(setting.flux(dtype), bank))
+            with attempt(dtype):
+                compare(setting, dtype, candidates(setting.flux(dtype), bank))
 
 
 def candidates(model, bank) -> dict[str, object]:

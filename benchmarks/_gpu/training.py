@@ -8,7 +8,7 @@ import statistics
 import torch
 
 from .._measure import timed
-from .report import report
+from .report import attempt, report
 from .setting import Setting
 
 GIB = 2**30
@@ -20,15 +20,16 @@ def run(setting: Setting) -> None:
     """Report all of it."""
     from ..train_step import lora, lorweb
 
-    seconds, peaks = {}, {}
+    found = {}
     for name, adapt in (("LoRWeB", lorweb), ("PEFT's LoRA", lora)):
         for batch in BATCHES if name == "LoRWeB" and not setting.dry else BATCHES[:1]:
-            seconds[name, batch], peaks[name, batch] = measure(setting, adapt, batch)
             what = f"{name}, base in bf16, batch {batch}"
-            report(f"{what}: step", seconds[name, batch], "s")
-            report(f"{what}: peak", peaks[name, batch] / GIB, "GiB")
-    report("LoRWeB / PEFT's LoRA, step", seconds["LoRWeB", 1] / seconds["PEFT's LoRA", 1])
-    report("LoRWeB / PEFT's LoRA, peak", peaks["LoRWeB", 1] / peaks["PEFT's LoRA", 1])
+            with attempt(what):
+                found[name, batch] = seconds, peak = measure(setting, adapt, batch)
+                report(f"{what}: step", seconds, "s")
+                report(f"{what}: peak", peak / GIB, "GiB")
+    for what, ours, plain in zip(("step", "peak"), found["LoRWeB", 1], found["PEFT's LoRA", 1]):
+        report(f"LoRWeB / PEFT's LoRA, {what}", ours / plain)
 
 
 def measure(setting: Setting, adapt, batch: int) -> tuple[float, int]:
