@@ -15,7 +15,9 @@ from safetensors.torch import load_file
 from lorweb_core import BankConfig, BankError, BasisBank
 from lorweb_core.checkpoint import write_bank
 
-from .conftest import LAYERS, Spec
+from .conftest import LAYERS, Spec, reference_coefficients, relative_error
+
+LAYER = "transformer_blocks.0.attn.to_q"
 
 
 def test_config_from_shapes(make_bank, caplog):
@@ -185,3 +187,68 @@ def test_progress_counts_both_passes(make_bank):
     BasisBank.load(make_bank()[0], progress=lambda done, total: seen.append((done, total)))
     once = [(i + 1, len(LAYERS)) for i in range(len(LAYERS))]
     assert seen == once + once
+
+
+def test_projection_none_of_a_large_width(make_bank):
+    """Un-pooled tokens: d = q = 196,608. An identity in place of the projection would take 309 GB."""
+    width = 196_608
+    spec = Spec(num_loras=2, rank=1, key_dim=width, query_dim=width, projection=False, layers={LAYER: (4, 4)})
+    path, tensors = make_bank(spec, heads=2, query_mode="paa'b", projection="none")
+    query = torch.randn(width)
+    found = BasisBank.load(path).mix(query).for_layer(LAYER)
+    assert relative_error(found, reference_coefficients(tensors, LAYER, query, heads=2)) <= 1e-6
+
+
+def test_a_narrow_projection_is_not_folded(make_bank):
+    """d = 1: folded, keys and projection of 0.2 MB would become 3.6 GB."""
+    spec = Spec(num_loras=30_000, rank=1, key_dim=1, query_dim=30_000, layers={LAYER: (1, 1)})
+    path, tensors = make_bank(spec)
+    query = torch.randn(2, 30_000)
+    found = BasisBank.load(path).mix(query).values[1, 0]
+    assert relative_error(found, reference_coefficients(tensors, LAYER, query[1])) <= 1e-6
+
+
+@pytest.mark.parametrize(
+    ("changes", "header", "message"),
+    [
+        ({"lora_A": 1e30, "lora_B": 1e20}, {}, "lora_A and lora_B reach 1e+30 and 1e+20"),
+        ({"lora_A": 1e20}, {"alpha": 1e300}, "with a scale of 3.33e+299"),
+        ({"lora_up_bias": 3e38}, {}, "more than float32 holds"),
+        ({"lora_keys": 1e25, "att_lora_to_q.weight": 1e25}, {}, "lora_keys times att_lora_to_q.weight reach 4e+50"),
+    ],
+)  # fmt: skip
+def test_banks_whose_products_overflow(make_bank, changes, header, message):
+    """Every value is finite, but not what is made of them."""
+
+    def spoil(tensors):
+        for name, value in changes.items():
+            tensors[f"transformer.{LAYER}.{name}"].fill_(value)
+
+    path, _ = make_bank(Spec(bias=True), change=spoil, **header)
+    with pytest.raises(BankError) as caught:
+        BasisBank.load(path)
+    assert f"{path}: layer transformer_blocks.0." in str(caught.value) and message in str(caught.value)
+
+
+def test_edits_that_half_precision_does_not_hold(make_bank):
+    """Nobody means them, and pictures would be noise or NaN: the file and the layer are named instead."""
+    bank = BasisBank.load(make_bank()[0])
+    c = bank.mix(torch.randn(36))
+    assert torch.isfinite(bank.delta(LAYER, c.override([(LAYER, 0, 300.0)]))).all()
+    with pytest.raises(BankError, match=rf"{bank.path}: layer {LAYER}: .* lower block scales, overrides or blend"):
+        bank.compose(c.scale_blocks([(LAYER, 1e6)]))
+
+
+@pytest.mark.parametrize(("text", "side"), [("128", 128), ("0", 512), ("9" * 5000, 512), ("x", 512), ("-3", 512)])
+def test_canvas_of_the_header(make_bank, text, side):
+    assert BasisBank.load(make_bank(metadata={"canvas": text})[0]).canvas == side
+
+
+def test_names_of_many_digits_or_letters(make_bank):
+    digits = f"transformer_blocks.{'9' * 100}.x"
+    assert BasisBank.load(make_bank(Spec(layers={digits: (4, 4), LAYER: (4, 4)}))[0]).mix(torch.randn(36))
+    for name in (f"transformer_blocks.{'9' * 5000}.x", "x" * 100_000):
+        path, _ = make_bank(Spec(layers={name: (4, 4), LAYER: (4, 4)}))
+        with pytest.raises(BankError, match="4 tensors are not part of a bank") as caught:
+            BasisBank.load(path)
+        assert len(str(caught.value)) < 2000

@@ -80,6 +80,18 @@ def test_fit_crop_takes_the_middle():
     assert torch.equal(fit_image(wide, 10, 10, "crop"), torch.ones(1, 10, 10, 3))
 
 
+def test_fit_crop_takes_the_middle_of_both_sides():
+    """Of a picture wider than the shape the sides go, of a taller one top and bottom; what stays is as it was."""
+    grid = torch.arange(12.0)[:, None] * 100 + torch.arange(20.0)
+    for (height, width), (rows, columns) in {
+        (12, 8): (slice(0, 12), slice(6, 14)),
+        (6, 20): (slice(3, 9), slice(0, 20)),
+        (12, 15): (slice(0, 12), slice(2, 17)),
+    }.items():
+        found = fit_image(grid[None, ..., None], height, width, "crop")
+        assert torch.equal(found[0, ..., 0], grid[rows, columns])
+
+
 def test_fit_pad_keeps_everything_and_repeats_edges():
     wide = image(10, 30)
     padded = fit_image(wide, 30, 30, "pad")
@@ -122,11 +134,26 @@ def test_stack_quadrants():
         ((10, 10, -1.0), "must not be negative"),
         ((10, 10, 1.0, -5), "must not be negative"),
         ((10, 4000, 1.0, 16), "no quadrant in multiples of 16"),
+        ((10, 10, 1.0, 10**12), "nor above 64 megapixels or 16384 pixels a side"),
+        ((10, 10, 1e9), "nor above 64 megapixels"),
+        ((10, 10, float("nan")), "found megapixels nan"),
+        ((10, 10, 1.0, float("nan")), "long side nan"),
+        ((1, 1_000_000), "b is 1000000 x 1 pixels: a canvas of that shape .* crop b"),
     ],
 )
 def test_impossible_plans(arguments, message):
     with pytest.raises(ValueError, match=message):
         CanvasGeometry.plan(*arguments)
+
+
+def test_narrow_canvases_warn():
+    assert CanvasGeometry.plan(512, 512).warning == "" == CanvasGeometry.plan(1000, 125).warning
+    assert "differ by more than 8 to 1" in CanvasGeometry.plan(1600, 100).warning
+
+
+def test_an_empty_batch_is_refused():
+    with pytest.raises(ValueError, match="there is no image b"):
+        CanvasGeometry.plan(64, 64).compose(image(64, 64), image(64, 64), image(64, 64)[:0])
 
 
 def test_a_scaled_canvas_is_refused():

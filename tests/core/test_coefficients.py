@@ -51,6 +51,8 @@ def test_mean_averages_a_batch():
     [
         ((), None, "nothing to blend"),
         ((shares(), shares()), (1.0,), "2 coefficients need as many weights; found 1"),
+        ((shares(), shares()), (math.nan, 1.0), "blend: nan is not a finite number"),
+        ((shares(), shares()), (1e39, 1.0), "blend: 1e\\+39 is not a finite number"),
         ((shares(), signed()), None, r"6 basis elements \(softmax\),.* and .* 6 basis elements \(tanh\),"),
         ((shares(), MixingCoefficients(torch.ones(1, 6), NAMES[:1])), None, "11 layers of 6 .* and 1 layers of 6"),
     ],
@@ -90,7 +92,7 @@ def test_temperature_limits(c):
     assert c.temperature(1.0) is c
     coldest = c.temperature(1e-3)
     assert torch.isfinite(coldest.values).all()
-    for t in (0.0, -1.0, float("nan")):
+    for t in (0.0, -1.0, math.nan, math.inf):
         with pytest.raises(ValueError, match="above 0"):
             c.temperature(t)
 
@@ -122,8 +124,13 @@ def test_scale_blocks():
     assert scaled.for_layer("transformer_blocks.0.attn.to_k").abs().sum() == 0
     name = "single_transformer_blocks.0.proj_out"
     assert torch.equal(scaled.for_layer(name), c.for_layer(name))
-    with pytest.raises(ValueError, match="not a finite number"):
-        c.scale_blocks([("transformer_blocks", math.inf)])
+    for factor in (math.inf, math.nan, 1e39, 10**400):
+        with pytest.raises(ValueError, match=r"transformer_blocks: .* is not a finite number"):
+            c.scale_blocks([("transformer_blocks", factor)])
+        with pytest.raises(ValueError, match="is not a finite number"):
+            c.override([("transformer_blocks", 0, factor)])
+    with pytest.raises(ValueError, match="would hold NaN or infinite values"):
+        c.scale_blocks([("transformer_blocks", 1e38), ("transformer_blocks", 1e38)])
 
 
 def test_override():
@@ -178,11 +185,20 @@ def test_json_round_trip(c):
         (lambda d: json.dumps({**d, "layers": {"a": [1.0, 2.0], "b": [1.0]}}), "layer b: expected a list of 2"),
         (lambda d: json.dumps({**d, "layers": {"a": ["x"]}}), "layer a"),
         (lambda d: json.dumps({**d, "layers": {"a": 3}}), "layer a"),
+        (lambda d: json.dumps({**d, "layers": {"a": [True]}}), "layer a"),
+        (lambda d: json.dumps({**d, "layers": {"a": [10**400]}}), "layer a"),
+        (lambda d: json.dumps({**d, "layers": {"a": [1e39]}}), "NaN or infinite"),
+        (lambda d: json.dumps({**d, "version": 2}), "version 2, and this pack reads 1"),
+        (lambda d: "[" * 100_000, "not JSON"),
+        (lambda d: f'{{"format": {"9" * 4301}}}', "not JSON"),
+        (lambda d: None, "not JSON"),
+        (lambda d: 7, "not JSON"),
     ],
 )
 def test_bad_json(change, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         MixingCoefficients.from_json(change(json.loads(shares().to_json())))
+    assert type(caught.value) is ValueError and len(str(caught.value)) < 1000
 
 
 def test_json_composes_with_its_bank(make_bank):
@@ -198,19 +214,30 @@ def test_shape_is_checked(shape):
         MixingCoefficients(torch.zeros(shape), NAMES)
 
 
+def test_what_is_not_finite_or_empty_never_becomes_coefficients():
+    for value in (math.nan, math.inf):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            MixingCoefficients(torch.tensor([[value, 1.0]]), ("x",))
+    for empty in (torch.zeros(0, 1, 4), torch.zeros(1, 0)):
+        with pytest.raises(ValueError, match="there are no coefficients"):
+            MixingCoefficients(empty, ("x",))
+
+
 @pytest.mark.parametrize(
     ("pattern", "count"),
     [
         ("transformer_blocks", 6), ("transformer_blocks.*", 6), ("transformer_blocks.{0-2}", 5), ("*", 11),
         ("transformer_blocks.1", 0), ("transformer_blocks.10", 1), ("*.proj_???", 2), ("*.attn.to_[qk]", 4),
         ("transformer_blocks.{3-9}", 0), ("ransformer_blocks", 0), ("transformer_block", 0),
+        ("transformer_blocks.{0-30000000}", 6), ("{0-9}" * 50, 0), (f"transformer_blocks.{{0-{'9' * 5000}}}", 0),
+        ("transformer_blocks.{2-0}", 0), ("*_blocks.{2-10}", 2), ("*.{2-10}", 2), ("transformer_blocks.{1-1}0", 1),
     ],
 )  # fmt: skip
 def test_patterns(pattern, count):
     if count:
         assert len(match_layers(pattern, NAMES)) == count
     else:
-        with pytest.raises(ValueError, match="matches none of the 11 layers"):
+        with pytest.raises(ValueError, match=r"matches none of the 11 layers|at most 300"):
             match_layers(pattern, NAMES)
 
 
@@ -235,11 +262,15 @@ def test_tables_from_text():
         (parse_overrides, "a = 1", "line 1: 'a = 1' names no basis element"),
         (parse_overrides, "a -1 = 1", "names no basis element"),
         (parse_overrides, "a 1 = ", "is not a number"),
+        (parse_overrides, f"a {'1' * 5000} = 1", "names no basis element"),
+        (parse_block_scales, f"a = {'x' * 5000}", "line 1: 'x{3,}.*is not a number"),
+        (parse_block_scales, "a = 1\n" * 10_001, "at most 10,000 lines"),
     ],
 )
 def test_bad_tables(parse, text, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as caught:
         parse(text)
+    assert len(str(caught.value)) < 1000
 
 
 def test_heatmap_shows_the_values():

@@ -190,3 +190,39 @@ def test_half_precision_is_balanced():
     assert relative_error(balanced_up @ balanced_down, exact) < 1e-3
     zero_down, zero_up = balance(down, torch.zeros(32, 4), torch.float16)
     assert torch.equal(zero_down, down) and not zero_up.any()
+
+
+def test_balance_of_the_smallest_numbers_there_are():
+    """8 over 1e-39 is beyond float32, and infinity times the 0 beside it is NaN."""
+    for down, up in ((8.0, 1e-39), (1e-39, 8.0), (3e38, 1e-45), (1e-45, 3e38)):
+        balanced = balance(torch.full((1, 2), down), torch.tensor([[up], [0.0]]), torch.float16)
+        assert all(torch.isfinite(x).all() for x in balanced) and balanced[1][1] == 0
+        largest = [float(x.abs().max()) for x in balanced]
+        assert largest == pytest.approx([(down * torch.tensor(up).item()) ** 0.5] * 2, rel=0.5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sharpened_coefficients_save_finite(make_bank, tmp_path, dtype):
+    """A temperature of 0.05 makes shares of 1e-38 and less."""
+    bank = BasisBank.load(make_bank(change=lambda t: [x.mul_(3) for n, x in t.items() if n.endswith("lora_A")])[0])
+    for seed in range(5):
+        c = bank.mix(3 * torch.randn(36, generator=torch.Generator().manual_seed(seed))).temperature(0.05)
+        assert c.values[c.values > 0].min() < 1e-30
+        lora = bank.compose(c)
+        lora.save(tmp_path / "lora.safetensors", dtype=dtype)
+        tensors = load_file(tmp_path / "lora.safetensors")
+        for name in LAYERS:
+            down, up = (tensors[f"transformer.{name}.lora_{x}.weight"].float() for x in "AB")
+            assert relative_error(up @ down, delta(lora, name).double()) < 2e-2
+
+
+def test_what_half_precision_does_not_hold_is_not_saved(composed, tmp_path):
+    lora, _ = composed
+    strong = lora.bank.compose(lora.coefficients.scale_blocks([("*", 1000.0)]))
+    strong.bank.layers["transformer_blocks.0.attn.to_q"].A.mul_(1e9)
+    with pytest.raises(
+        ValueError, match=r"x\.safetensors: transformer\..*would hold NaN or infinite values in float16"
+    ):
+        strong.save(tmp_path / "x.safetensors", dtype=torch.float16)
+    assert not (tmp_path / "x.safetensors").exists()
+    strong.save(tmp_path / "x.safetensors", dtype=torch.bfloat16)

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from lorweb_core.query import QUERY_MODES, build_query
+from lorweb_core import CanvasGeometry
+from lorweb_core.query import QUERY_MODES, build_query, encoder_images
 
 E, TOKENS, WIDTH = 5, 4, 3
 
@@ -111,8 +112,27 @@ def test_images_are_encoded_once_in_a_batch():
     assert sum(len(images) for images, _ in encoder.seen) == 2
 
 
+@pytest.mark.parametrize("size", [(200, 200), (150, 333), (512, 512), (1, 7)])
+def test_pictures_of_one_size_reach_the_encoder_as_they_are(size):
+    pictures = [torch.rand(1, *size, 3) for _ in range(3)]
+    assert all(seen is picture for seen, picture in zip(encoder_images(*pictures), pictures))
+
+
+@pytest.mark.parametrize(
+    "sizes", [((200, 200), (200, 200), (300, 200)), ((900, 900),) * 3, ((64, 80), (64, 64), (64, 64))]
+)
+def test_others_become_quadrants_of_a_canvas_that_enlarges_nothing(sizes):
+    a, a_prime, b = (torch.rand(1, *size, 3) for size in sizes)
+    seen = encoder_images(a, a_prime, b, "pad")
+    geometry = CanvasGeometry.plan(*sizes[2], min(1.0, 4 * sizes[2][0] * sizes[2][1] / 2**20))
+    expected = geometry.quadrant(a, "pad"), geometry.quadrant(a_prime, "pad"), geometry.quadrant(b, "stretch")
+    assert all(torch.equal(x, y) for x, y in zip(seen, expected))
+
+
 def test_refusals(triplet):
     a, a_prime, b = triplet
+    with pytest.raises(ValueError, match="1 example pairs and 0 images b"):
+        build_query("cat-aa'b", a, a_prime, b[:0], RecordingEncoder())
     with pytest.raises(ValueError, match="query mode 'x' is unknown; known: cat-aa'b"):
         build_query("x", *triplet, RecordingEncoder())
     with pytest.raises(ValueError, match="equally many"):
