@@ -16,6 +16,7 @@ from .setting import Setting
 from .step import candidates
 
 GIB = 2**30
+STOCK = "stock LoRA loader"
 
 
 def run(setting: Setting) -> None:
@@ -26,7 +27,7 @@ def run(setting: Setting) -> None:
         lora = composed(bank)
         for dtype, card in (("fp8", 8), ("bf16", 16)):
             model = setting.flux(dtype, offload=torch.device("cpu"))
-            models = candidates(model, bank) | {"stock LoRA": makers(model, bank, lora)["stock LoRA loader"](1.0)}
+            models = candidates(model, bank) | {STOCK: makers(model, bank, lora)[STOCK](1.0)}
             with attempt(f"{dtype}, {card} GiB left"), memory_left(card * GIB):
                 compare(setting, f"{dtype}, {card} GiB left", models)
             with attempt(f"{dtype}, all memory"):
@@ -41,14 +42,14 @@ def compare(setting: Setting, what: str, models: dict[str, object]) -> None:
     steps = {}
     for name, model in models.items():
         unload()
-        steps[name], peak = measure_run(setting, model)
-        report(f"{what}: {name}, step", steps[name], "s")
-        if torch.cuda.is_available():
-            report(f"{what}: {name}, peak of loading and running", peak / GIB, "GiB")
-    stock = steps["stock LoRA"] / steps["base"]
-    report(f"{what}: stock LoRA / base, step", stock)
-    for name in [name for name in models if name not in ("base", "stock LoRA")]:
-        report(f"{what}: {name} / base, step", steps[name] / steps["base"], "", stock)
+        with attempt(f"{what}: {name}"):
+            steps[name], peak = measure_run(setting, model)
+            report(f"{what}: {name}, step", steps[name], "s")
+            if torch.cuda.is_available():
+                report(f"{what}: {name}, peak of loading and running", peak / GIB, "GiB")
+    ratios = {name: seconds / steps["base"] for name, seconds in steps.items() if name != "base"}
+    for name, ratio in ratios.items():
+        report(f"{what}: {name} / base, step", ratio, "", ratios.get(STOCK) if name != STOCK else None)
 
 
 def measure_run(setting: Setting, model) -> tuple[float, int]:
