@@ -13,13 +13,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..data.hashing import random_words
 from . import photographs
-from .edits import COMPOSITIONS, EDITS, HELD_OUT_EDITS, TRAINING_EDITS, Edit, Parameters
+from .edits import COMPOSITIONS, EDITS, HELD_OUT_EDITS, IDENTITY, TRAINING_EDITS, Edit, Parameters
 
 # Textures make up for photographs: half of the training's subjects where there are only eleven, a sixth of hundreds.
 _CLOUDS = max(4, len(photographs.TRAINING) // 15)
 TRAINING_SUBJECTS = (*photographs.TRAINING, *(2 * _CLOUDS * ("leaves",)), *(_CLOUDS * ("clouds",)))
 PHOTOGRAPHS = {"training": TRAINING_SUBJECTS, "held-out": photographs.HELD_OUT}
-_EDITS = {"training": TRAINING_EDITS, "held-out": HELD_OUT_EDITS, "compositions": tuple(COMPOSITIONS)}
+# "changing" leaves out the edit that changes nothing: there is no answer to it that is nearer than b.
+_EDITS = {
+    "training": TRAINING_EDITS,
+    "changing": tuple(name for name in TRAINING_EDITS if name != IDENTITY),
+    "held-out": HELD_OUT_EDITS,
+    "compositions": tuple(COMPOSITIONS),
+}
 _KNOWN = EDITS | COMPOSITIONS
 
 
@@ -30,7 +36,7 @@ class Recipe:
     Attributes:
         images: folder of the rendered images, relative to the current one.
         seed: of all parameters and subjects. side: of an image, in pixels.
-        edits: "training", "held-out", "compositions", or a list of names.
+        edits: "training", "changing", "held-out", "compositions", or a list of names.
         photographs: "training" or "held-out".
         held_parameters: draw from the ranges that training never uses; edits without such a range are left out.
         draws_per_edit: tasks of an edit, each with parameters of its own. pairs_per_draw: pairs of a task.

@@ -163,9 +163,15 @@ def _distance(first: tuple[float, float], second: tuple[float, float]) -> float:
 def draw(scene: Scene, side: int) -> np.ndarray:
     """The picture of a scene."""
     image = draw_background(scene.background, side)
-    for thing in scene.things:
-        image = stamp(image, thing)
+    _paint(image, scene.things)
     return image
+
+
+def draw_on(image: np.ndarray, things: Sequence[Thing]) -> np.ndarray:
+    """The image with objects drawn on it, later ones above earlier ones."""
+    result = image.copy()
+    _paint(result, things)
+    return result
 
 
 def draw_background(background: Background, side: int) -> np.ndarray:
@@ -198,13 +204,12 @@ def grid(side: int) -> tuple[np.ndarray, np.ndarray]:
     return places[None, :], places[:, None]
 
 
-def stamp(image: np.ndarray, thing: Thing) -> np.ndarray:
-    """The image with an object drawn on it."""
-    rows, columns, alpha = _patch(thing, len(image))
-    result = image.copy()
-    region = result[rows, columns]
-    region += alpha[..., None] * (thing.rgb - region)
-    return result
+def _paint(image: np.ndarray, things: Sequence[Thing]) -> None:
+    """Draw objects into an image."""
+    for thing in things:
+        rows, columns, alpha = _patch(thing, len(image))
+        region = image[rows, columns]
+        region += alpha[..., None] * (thing.rgb - region)
 
 
 def _patch(thing: Thing, side: int) -> tuple[slice, slice, np.ndarray]:
@@ -218,7 +223,7 @@ def _patch(thing: Thing, side: int) -> tuple[slice, slice, np.ndarray]:
     for number, outline in enumerate(SHAPES[thing.shape]):
         places = (_turned(outline, thing) * thing.size + thing.centre) * side - (left, top)
         canvas.polygon((places * _OVERSAMPLING).ravel().tolist(), fill=0 if number % 2 else 255)
-    alpha = np.asarray(mask.reduce(_OVERSAMPLING), dtype=np.float32) / 255
+    alpha = np.asarray(mask.reduce(_OVERSAMPLING), dtype=np.float32) * np.float32(1 / 255)
     return slice(top, bottom), slice(left, right), alpha
 
 

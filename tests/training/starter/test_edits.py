@@ -1,5 +1,7 @@
 """The catalogue of edits: what every one of them must be, and what some of them must do."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from training.starter.edits import (
     EDITS,
     FAMILIES,
     HELD_OUT_EDITS,
+    IDENTITY,
     TRAINING_EDITS,
     Choice,
     Span,
@@ -18,8 +21,9 @@ from training.starter.edits import (
 from training.starter.recipe import PHOTOGRAPHS, TRAINING_SUBJECTS
 from training.starter.scenes import PALETTE, Background, Scene, Thing
 
-SIDE, SUBJECTS = 64, 12
+SIDE, SMALL = 64, 32
 EVERY = EDITS | COMPOSITIONS
+CHANGING = [name for name in EVERY if name != IDENTITY]
 
 
 def draw(edit, number, side=SIDE, held=False, names=photographs.TRAINING_IN_WHEELS):
@@ -32,45 +36,55 @@ def psnr(first, second):
 
 
 @pytest.fixture(scope="module")
-def strengths():
-    """Edit -> PSNR in dB between before and after, for some photographs and scenes."""
-    return {
-        name: [psnr(*draw(edit, i, names=photographs.HELD_OUT_IN_WHEELS)) for i in range(SUBJECTS)]
-        for name, edit in EVERY.items()
-    }
+def drawn():
+    """drawn(name, number) -> a small pair of an edit, each drawn once."""
+    return cache(lambda name, number: draw(EVERY[name], number, SMALL, names=photographs.HELD_OUT_IN_WHEELS))
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_pairs_are_images_and_functions_of_the_seed(name):
-    for number in range(3):
-        before, after = pair = draw(EVERY[name], number)
-        again, other = draw(EVERY[name], number), draw(EVERY[name], number + 1)
-        assert all(np.array_equal(*images) for images in zip(pair, again))
-        assert not np.array_equal(before, other[0])
-        for image in (before, after):
-            assert image.shape == (SIDE, SIDE, 3) and image.dtype == np.float32
-            assert image.min() >= 0 and image.max() <= 1
+def test_pairs_are_images_and_functions_of_the_seed(name, drawn):
+    pair = drawn(name, 0)
+    again = draw(EVERY[name], 0, SMALL, names=photographs.HELD_OUT_IN_WHEELS)
+    assert all(np.array_equal(*images) for images in zip(pair, again))
+    assert not np.array_equal(pair[0], drawn(name, 1)[0])
+    for image in pair:
+        assert image.shape == (SMALL, SMALL, 3) and image.dtype == np.float32
+        assert image.min() >= 0 and image.max() <= 1
 
 
-@pytest.mark.parametrize("name", EVERY)
-def test_every_edit_changes_its_image_strongly(name, strengths):
-    # An autoencoder of the starter's size reconstructs at about 25 dB: what is hidden below that cannot be learnt.
-    assert np.mean(strengths[name]) < 20
-    assert np.quantile(strengths[name], 0.75) < 23
+def is_visible(before, after):
+    """Whether the change is of some grey levels on the whole, or clear at one place."""
+    change = 255 * abs(after - before).mean(-1)
+    return change.mean() > 1.5 or change.reshape(8, 4, 8, 4).mean((1, 3)).max() > 8
 
 
-def test_the_catalogue_is_strong_on_the_whole(strengths):
-    assert 10 < np.mean([np.mean(strengths[name]) for name in EDITS]) < 15
+@pytest.mark.parametrize("name", CHANGING)
+def test_every_edit_can_be_seen_on_nearly_every_subject(name, drawn):
+    assert sum(is_visible(*drawn(name, number)) for number in range(4)) >= 3
 
 
-def test_any_image_can_be_edited_again_with_the_same_parameters():
-    for edit in EVERY.values():
-        rng = np.random.default_rng(3)
-        parameters = edit.parameters(rng)
-        before, after = edit.pair(rng, parameters, SIDE, TRAINING_SUBJECTS)
+def test_the_edit_that_changes_nothing_is_trained_and_follows_no_other(drawn):
+    assert np.array_equal(*drawn(IDENTITY, 0)) and IDENTITY in TRAINING_EDITS
+    assert not any(IDENTITY in followers(first) for first in TRAINING_EDITS)
+
+
+@pytest.mark.parametrize("name", [name for name, edit in EVERY.items() if edit.apply])
+def test_any_image_can_be_edited_again_with_the_same_parameters(name):
+    edit, rng = EVERY[name], np.random.default_rng(3)
+    parameters = edit.parameters(rng)
+    before, after = edit.pair(rng, parameters, SMALL, TRAINING_SUBJECTS)
+    # The subject lies otherwise in memory, so that sums round otherwise; a pixel may fall over a threshold.
+    assert np.abs(edit.apply(before, parameters) - after).mean() < 1e-3
+
+
+@pytest.mark.parametrize("side", [7, 30])
+def test_edits_work_at_any_side(side):
+    image = np.random.default_rng(0).random((side, side, 3), dtype=np.float32)
+    for name, edit in EDITS.items():
         if edit.apply:
-            # The subject lies otherwise in memory, so that sums round otherwise; a pixel may fall over a threshold.
-            assert np.abs(edit.apply(before, parameters) - after).mean() < 1e-3, edit.name
+            after = edit.apply(image, edit.parameters(np.random.default_rng(0)))
+            assert after.shape == image.shape and after.dtype == np.float32, name
+            assert np.isfinite(after).all(), name
 
 
 def test_edits_draw_scenes_and_the_named_photographs(monkeypatch):
@@ -87,7 +101,7 @@ def test_edits_draw_scenes_and_the_named_photographs(monkeypatch):
 
 
 def test_the_catalogue_is_as_large_as_promised_and_split_by_family():
-    assert len(EDITS) >= 72 and len(FAMILIES) >= 8 and len(HELD_OUT_EDITS) >= 14
+    assert len(EDITS) >= 400 and len(FAMILIES) == 10 and len(HELD_OUT_EDITS) >= len(EDITS) / 10
     assert set(TRAINING_EDITS).isdisjoint(HELD_OUT_EDITS) and set(TRAINING_EDITS) | set(HELD_OUT_EDITS) == set(EDITS)
     for names in (TRAINING_EDITS, HELD_OUT_EDITS):
         assert {EDITS[name].family for name in names} == set(FAMILIES)
@@ -113,15 +127,13 @@ def test_no_held_out_composition_can_be_trained_in_either_order():
         assert second not in followers(first) and first not in followers(second)
     after_invert = {"border_white", "insert_yellow_star", "half_turn", "move_right"}
     can_follow = {name for name in TRAINING_EDITS if EDITS[name].apply is not None}
-    assert set(followers("invert")) == can_follow - after_invert
+    assert set(followers("invert")) == can_follow - after_invert - {IDENTITY}
 
 
-@pytest.mark.parametrize("name", [name for name, edit in EVERY.items() if edit.spans])
-def test_held_out_parameters_lie_outside_what_training_draws(name):
-    edit, rng = EVERY[name], np.random.default_rng(0)
-    trained, held = ([edit.parameters(rng, flag) for _ in range(200)] for flag in (False, True))
-    for key, span in edit.spans.items():
-        seen, unseen = ([parameters[key] for parameters in draws] for draws in (trained, held))
+def test_held_out_parameters_lie_outside_what_training_draws():
+    rng = np.random.default_rng(0)
+    for span in {span for edit in EDITS.values() for span in edit.spans.values()}:
+        seen, unseen = ([span.draw(rng, held) for _ in range(60)] for held in (False, True))
         if isinstance(span, Choice):
             assert set(seen) == set(span.trained) and set(unseen) == set(span.held) and not set(seen) & set(unseen)
             continue
@@ -132,19 +144,16 @@ def test_held_out_parameters_lie_outside_what_training_draws(name):
         assert min(seen) < low and max(seen) > high and span.low <= min(seen) and max(seen) <= span.high
 
 
-def thumbnail(image, side=16):
+def thumbnail(image, side=8):
     """Means of blocks: what dots and hatches look like from afar."""
     block = len(image) // side
     return image.reshape(side, block, side, block, 3).mean((1, 3))
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_larger_images_show_the_same(name):
-    likeness = []
-    for number in range(5):
-        small, large = (thumbnail(draw(EVERY[name], number, side)[1]) for side in (SIDE, 2 * SIDE))
-        likeness.append(psnr(small, large))
-    assert np.median(likeness) > 20  # other subjects are at about 12
+def test_larger_images_show_the_same(name, drawn):
+    small, large = drawn(name, 0)[1], draw(EVERY[name], 0, 2 * SMALL, names=photographs.HELD_OUT_IN_WHEELS)[1]
+    assert psnr(thumbnail(small), thumbnail(large)) > 15  # other subjects are at about 12
 
 
 def test_a_second_edit_of_scenes_is_refused():

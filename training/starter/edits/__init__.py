@@ -1,11 +1,30 @@
-"""The catalogue of edits: well over a hundred ways to change an image, in ten families."""
+"""The catalogue of edits: over four hundred ways to change an image, in ten families."""
 
 from functools import cache
 
-from . import content, filters, geometry, overlays, stylise, tone
+from . import (
+    atmosphere,
+    colours,
+    content,
+    filters,
+    finish,
+    geometry,
+    media,
+    objects,
+    overlays,
+    regions,
+    selective,
+    stickers,
+    stylise,
+    tone,
+    warps,
+)
 from .edit import Choice, Edit, Parameters, Span, compose, eight_bits
 
-_MODULES = (tone, filters, geometry, overlays, content, stylise)
+_MODULES = (
+    tone, colours, selective, filters, finish, geometry, warps, overlays, regions, atmosphere, content, stickers,
+    objects, stylise, media,
+)  # fmt: skip
 
 EDITS: dict[str, Edit] = {edit.name: edit for module in _MODULES for edit in module.EDITS}
 FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(edit.family for edit in EDITS.values()))
@@ -13,6 +32,8 @@ FAMILIES: tuple[str, ...] = tuple(dict.fromkeys(edit.family for edit in EDITS.va
 # Held-out edits have trained neighbours on both sides, such as tints of other hues.
 HELD_OUT_EDITS: tuple[str, ...] = tuple(name for module in _MODULES for name in module.HELD_OUT)
 TRAINING_EDITS: tuple[str, ...] = tuple(name for name in EDITS if name not in HELD_OUT_EDITS)
+# An edit that changes nothing: a model learns from it that a' may be a.
+IDENTITY = colours.IDENTITY
 
 _COMPOSED = (
     ("invert", "border_white"), ("sepia", "vignette"), ("grey", "border_colour"), ("tint_blue", "scanlines"),
@@ -32,12 +53,14 @@ COMPOSITIONS: dict[str, Edit] = {
 
 @cache
 def followers(first: str) -> tuple[str, ...]:
-    """The trained edits that may follow a trained one in training: all that can, but for those held out with it."""
-    held_out = {name for pair in _COMPOSED if first in pair for name in pair} - {first}
-    return tuple(name for name in TRAINING_EDITS if EDITS[name].apply is not None and name not in held_out)
+    """The trained edits that may follow a trained one in training: all that can, but for those held out with it, and
+    for the one that changes nothing.
+    """
+    barred = {IDENTITY, *(name for pair in _COMPOSED if first in pair for name in pair if name != first)}
+    return tuple(name for name in TRAINING_EDITS if EDITS[name].apply is not None and name not in barred)
 
 
 __all__ = [
-    "COMPOSITIONS", "Choice", "EDITS", "Edit", "FAMILIES", "HELD_OUT_EDITS", "Parameters", "Span", "TRAINING_EDITS",
-    "compose", "eight_bits", "followers",
+    "COMPOSITIONS", "Choice", "EDITS", "Edit", "FAMILIES", "HELD_OUT_EDITS", "IDENTITY", "Parameters", "Span",
+    "TRAINING_EDITS", "compose", "eight_bits", "followers",
 ]  # fmt: skip

@@ -110,8 +110,7 @@ def subject(rng: np.random.Generator, side: int, names: Sequence[str]) -> Image:
     """A photograph's crop, or the texture that stands for one, or a drawn scene."""
     if rng.random() >= _PHOTOGRAPHS:
         return scenes.draw(scenes.random_scene(rng), side)
-    name = names[rng.integers(len(names))]
-    return textures.KINDS[name](rng, side) if name in textures.KINDS else photographs.random_crop(rng, name, side)
+    return picture(rng, side, names)
 
 
 def image_edit(name: str, family: str, apply: Apply, **spans: Span | Choice) -> Edit:
@@ -137,6 +136,40 @@ def scene_edit(name: str, family: str, stage: Stage, **spans: Span | Choice) -> 
         return scenes.draw(before, side), scenes.draw(after, side)
 
     return Edit(name, family, spans, pairs)
+
+
+def object_edit(name: str, family: str, stage: Stage, **spans: Span | Choice) -> Edit:
+    """An edit of objects that lie on a photograph, on clouds or on a plain background."""
+
+    def pairs(rng: np.random.Generator, parameters: Parameters, side: int, names: Sequence[str]) -> tuple[Image, Image]:
+        before, after = stage(rng, parameters)
+        behind = ground(rng, side, names)
+        return scenes.draw_on(behind, before.things), scenes.draw_on(behind, after.things)
+
+    return Edit(name, family, spans, pairs)
+
+
+def ground(rng: np.random.Generator, side: int, names: Sequence[str]) -> Image:
+    """A subject without drawn shapes of its own."""
+    plain = [name for name in names if name != "leaves"]
+    if not plain or rng.random() >= _PHOTOGRAPHS:
+        return scenes.draw_background(scenes.random_background(rng), side)
+    return picture(rng, side, plain)
+
+
+def picture(rng: np.random.Generator, side: int, names: Sequence[str]) -> Image:
+    """A photograph's crop, or the texture that stands for one."""
+    name = names[rng.integers(len(names))]
+    return textures.KINDS[name](rng, side) if name in textures.KINDS else photographs.random_crop(rng, name, side)
+
+
+def undo(name: str, family: str, edit: Edit) -> Edit:
+    """The way back: what an edit of any image put over its subject goes."""
+
+    def pairs(rng: np.random.Generator, parameters: Parameters, side: int, names: Sequence[str]) -> tuple[Image, Image]:
+        return edit.pairs(rng, parameters, side, names)[::-1]
+
+    return Edit(name, family, edit.spans, pairs)
 
 
 def compose(first: Edit, second: Edit) -> Edit:

@@ -5,7 +5,7 @@ from PIL import Image as Pillow
 from scipy import ndimage
 
 from .edit import Choice, Edit, Image, Parameters, Span, image_edit
-from .pixels import as_rgb, blurred, edges, luma, shifted
+from .pixels import as_picture, as_rgb, blurred, edges, from_picture, luma, shifted
 
 FAMILY = "local_filters"
 
@@ -46,9 +46,8 @@ def _mosaic(across: bool, down: bool):
     def apply(image: Image, p: Parameters) -> Image:
         """Means of cells, or of whole columns or rows."""
         cells, side = int(p["cells"]), len(image)
-        picture = Pillow.fromarray((image * 255 + 0.5).astype(np.uint8))
-        small = picture.resize((cells if across else 1, cells if down else 1), Pillow.Resampling.BOX)
-        return np.asarray(small.resize((side, side), Pillow.Resampling.NEAREST), dtype=np.float32) / 255
+        small = as_picture(image).resize((cells if across else 1, cells if down else 1), Pillow.Resampling.BOX)
+        return from_picture(small.resize((side, side), Pillow.Resampling.NEAREST))
 
     return apply
 

@@ -22,25 +22,25 @@ def _quarters(turns: int):
 
 
 def _zoom_in(image: Image, p: Parameters) -> Image:
-    x, y = np.broadcast_arrays(*places(image))
+    x, y = places(image)
     return warp(image, x / p["factor"], y / p["factor"])
 
 
 def _zoom_out(image: Image, p: Parameters) -> Image:
     x, y = places(image)
-    small = warp(image, *np.broadcast_arrays(x * p["factor"], y * p["factor"]))
+    small = warp(image, x * p["factor"], y * p["factor"])
     inside = np.maximum(abs(x), abs(y)) <= 0.5 / p["factor"]
     return np.where(inside[..., None], small, of_hue(p["hue"], 0.7, 0.9))
 
 
 def _shear_sideways(image: Image, p: Parameters) -> Image:
     x, y = places(image)
-    return warp(image, *np.broadcast_arrays(x + p["slope"] * y, y), repeat_edge=False)
+    return warp(image, x + p["slope"] * y, y, repeat_edge=False)
 
 
 def _shear_down(image: Image, p: Parameters) -> Image:
     x, y = places(image)
-    return warp(image, *np.broadcast_arrays(x, y + p["slope"] * x), repeat_edge=False)
+    return warp(image, x, y + p["slope"] * x, repeat_edge=False)
 
 
 def _shift_right(image: Image, p: Parameters) -> Image:

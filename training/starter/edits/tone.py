@@ -24,11 +24,13 @@ def _gamma(image: Image, p: Parameters) -> Image:
     return image ** np.float32(p["exponent"])
 
 
-def _contrast(image: Image, p: Parameters) -> Image:
+def contrast(image: Image, p: Parameters) -> Image:
+    """Further from middle grey, or nearer to it."""
     return (image - 0.5) * np.float32(p["gain"]) + 0.5
 
 
-def _saturate(image: Image, p: Parameters) -> Image:
+def saturate(image: Image, p: Parameters) -> Image:
+    """Further from grey of the same lightness, or nearer to it."""
     grey = luma(image)[..., None]
     return grey + (image - grey) * np.float32(p["gain"])
 
@@ -50,7 +52,7 @@ def _invert_lightness(image: Image, p: Parameters) -> Image:
     return image + np.float32(p["gain"]) * (0.5 - luma(image))[..., None] * 2
 
 
-def _turn_hue(image: Image, p: Parameters) -> Image:
+def turn_hue(image: Image, p: Parameters) -> Image:
     """Colours turned about the grey axis by a share of the circle (Rodrigues' rotation)."""
     angle = 2 * np.pi * p["turn"]
     cos, sin = np.cos(angle), np.sin(angle) / np.sqrt(3)
@@ -79,7 +81,7 @@ def _duotone(dark: tuple[float, ...], light: tuple[float, ...]):
 def _swap(*order: int):
     def apply(image: Image, p: Parameters) -> Image:
         """Channels in another order, further from grey so that pale images change as well."""
-        return _saturate(image[..., order], p)
+        return saturate(image[..., order], p)
 
     return apply
 
@@ -116,16 +118,16 @@ EDITS: list[Edit] = [
     image_edit("darken", FAMILY, _darken, keep=Span(0.1, 0.45)),
     image_edit("gamma_dark", FAMILY, _gamma, exponent=Span(2.2, 4.0)),
     image_edit("gamma_light", FAMILY, _gamma, exponent=Span(0.25, 0.5)),
-    image_edit("more_contrast", FAMILY, _contrast, gain=Span(2.5, 6.0)),
-    image_edit("less_contrast", FAMILY, _contrast, gain=Span(0.1, 0.35)),
-    image_edit("saturate", FAMILY, _saturate, gain=Span(3.0, 6.0)),
+    image_edit("more_contrast", FAMILY, contrast, gain=Span(2.5, 6.0)),
+    image_edit("less_contrast", FAMILY, contrast, gain=Span(0.1, 0.35)),
+    image_edit("saturate", FAMILY, saturate, gain=Span(3.0, 6.0)),
     image_edit("grey", FAMILY, _grey, gain=Span(1.2, 2.5)),
     image_edit("sepia", FAMILY, _sepia, light=Span(0.7, 1.0)),
     image_edit("invert", FAMILY, _invert, gain=Span(0.7, 1.0)),
     image_edit("invert_lightness", FAMILY, _invert_lightness, gain=Span(0.7, 1.1)),
-    image_edit("hue_forward", FAMILY, _turn_hue, turn=Span(0.2, 0.42)),
-    image_edit("hue_backward", FAMILY, _turn_hue, turn=Span(0.58, 0.8)),
-    image_edit("hue_opposite", FAMILY, _turn_hue, turn=Span(0.45, 0.55)),
+    image_edit("hue_forward", FAMILY, turn_hue, turn=Span(0.2, 0.42)),
+    image_edit("hue_backward", FAMILY, turn_hue, turn=Span(0.58, 0.8)),
+    image_edit("hue_opposite", FAMILY, turn_hue, turn=Span(0.45, 0.55)),
     *(image_edit(f"tint_{name}", FAMILY, _tint(hue), strength=_STRENGTH) for name, hue in _TINTS.items()),
     *(image_edit(f"duotone_{name}", FAMILY, _duotone(*pair), gain=_GAIN) for name, pair in _DUOTONES.items()),
     image_edit("swap_red_green", FAMILY, _swap(1, 0, 2), gain=_SWAP),
