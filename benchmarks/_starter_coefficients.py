@@ -15,8 +15,7 @@ from lorweb_core.canvas import stack_quadrants
 from training.data import AnalogyDataset, collate
 from training.encoding import Encoding, live_encoding
 from training.evaluate import Evaluation
-from training.starter.base import edit_of
-from training.starter.recipe import Recipe, Task, tasks
+from training.starter.recipe import Recipe, Task, edit_of, tasks
 
 from ._intervals import mean, share
 from ._starter_setting import SETS, SHIPPED, Setting, family_of

@@ -11,8 +11,8 @@ from lorweb_core import BasisBank
 from lorweb_core.checkpoint import BankFile
 from training.data import AnalogyDataset, collate
 from training.evaluate import COPY, Evaluation
-from training.starter.base import edit_of
 from training.starter.edits import TRAINING_EDITS
+from training.starter.recipe import edit_of
 from training.validation import answer_of
 
 from ._intervals import mean, ratio, share

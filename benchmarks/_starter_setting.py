@@ -17,8 +17,8 @@ from training.device import pick_device
 from training.evaluate import Evaluation
 from training.metrics import make_lpips
 from training.setup import analogies
-from training.starter.base import edit_of
 from training.starter.edits import COMPOSITIONS, EDITS
+from training.starter.recipe import edit_of
 from training.validation import answer_of
 
 CONFIG = Path("training/configs/starter.yaml")

@@ -1,10 +1,15 @@
 """The frozen transformer and the tuner on it."""
 
 import logging
+from pathlib import Path
 
 import torch
 from diffusers import BitsAndBytesConfig, FluxTransformer2DModel, TorchAoConfig
 from diffusers.quantizers.auto import DiffusersAutoQuantizer
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from lorweb_core.packing import PACKED, unpack
 
 from .config import BaseConfig
 from .encoders import locate
@@ -41,6 +46,9 @@ def load_transformer(config: BaseConfig, device: torch.device) -> FluxTransforme
     """
     check_quantisation(config)
     by_bitsandbytes = _PACKAGES.get(config.quantise) == "bitsandbytes"  # which quantises layer by layer on the device
+    packed = Path(config.path).expanduser() / "transformer" / PACKED
+    if packed.is_file():
+        return _frozen(unpack_transformer(packed, getattr(torch, config.dtype)), config).to(device)
     try:
         model = FluxTransformer2DModel.from_pretrained(
             **locate(config.path, "base.path"),
@@ -53,10 +61,30 @@ def load_transformer(config: BaseConfig, device: torch.device) -> FluxTransforme
         raise ValueError(
             f"base.path: {config.path} holds no transformer of a diffusers FLUX pipeline ({error})"
         ) from error
+    model = _frozen(model, config)
+    return model if by_bitsandbytes else model.to(device)
+
+
+def unpack_transformer(packed: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
+    """A transformer whose weights are stored as ``lorweb_core.packing`` stores them, beside its configuration.
+
+    Raises:
+        ValueError: naming the file, when it cannot be read.
+    """
+    try:
+        weights = unpack(load_file(packed), dtype)
+    except (SafetensorError, ValueError) as error:
+        raise ValueError(f"{packed}: {error}") from error
+    model = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(packed.parent)).to(dtype)
+    model.load_state_dict(weights)
+    return model
+
+
+def _frozen(model: FluxTransformer2DModel, config: BaseConfig) -> FluxTransformer2DModel:
     model.requires_grad_(False)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()
-    return model if by_bitsandbytes else model.to(device)
+    return model
 
 
 def _quantisation(config: BaseConfig) -> BitsAndBytesConfig | TorchAoConfig | None:

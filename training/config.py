@@ -98,6 +98,8 @@ class ObjectiveConfig:
     balance: float = 0.0
     perceptual: float = 0.0
     lpips: str = ""
+    changed: float = 0.0
+    perceptual_share: float = 1.0
 
 
 @dataclass
@@ -125,6 +127,7 @@ class TrainConfig:
     accumulate: int = 1
     precision: str = "bf16"
     seed: int = 0
+    minutes: float = 0.0
 
 
 @dataclass
@@ -190,10 +193,14 @@ _AT_LEAST = {
     "log.every": 1, "data.workers": 0,
     "data.prompt_tokens": 1, "data.cache_latents": 0, "data.canvas": 32, "data.examples": 1, "objective.entropy": 0,
     "objective.balance": 0, "objective.canvas_weight": 0, "objective.perceptual": 0, "objective.shift": 1,
+    "objective.changed": 0, "train.minutes": 0,
     "optimizer.lr": 0, "optimizer.warmup": 0, "optimizer.clip": 0,
     "validation.every": 0, "validation.analogies": 1, "validation.steps": 1,
 }  # fmt: skip
-_FRACTIONS = ("data.swap", "data.hold_tasks", "data.hold_images", "objective.caption_dropout", "optimizer.ema")
+_FRACTIONS = (
+    "data.swap", "data.hold_tasks", "data.hold_images", "objective.caption_dropout", "objective.perceptual_share",
+    "optimizer.ema",
+)  # fmt: skip
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:

@@ -14,6 +14,12 @@ def pick_device() -> torch.device:
     return torch.accelerator.current_accelerator() if torch.accelerator.is_available() else torch.device("cpu")
 
 
+def prefer_speed() -> None:
+    """Let a GPU round the factors of float32 products to TF32, and try which convolution is fastest for a shape."""
+    torch.set_float32_matmul_precision("high")
+    torch.backends.cudnn.benchmark = True
+
+
 def warn_of_slow_bf16(device: torch.device, cure: str) -> None:
     """Say where bfloat16 is slow: a starter's step took 15 seconds on two cores of such a CPU, one in float32.
 

@@ -23,6 +23,7 @@ from lorweb_core.checkpoint import write_bank
 
 from .batches import Batch
 from .checkpointing import Checkpoints, checkpoint_folder
+from .clock import Clock
 from .config import Config
 from .objective import flow_loss, imbalance
 from .optim import make_optimizer, make_schedule, with_settings_of
@@ -86,7 +87,8 @@ class Trainer:
             begin_with(self.tuner, Path(self.config.bank.start))
         optimizer = make_optimizer(self.config.optimizer, self._trainable())
         done = resumed[0] if resumed else 0
-        self.schedule = make_schedule(self.config.optimizer, optimizer, self.config.train.steps, done)
+        self.clock = Clock(self.config.train.steps, self.config.train.minutes, state.get("share", 0.0))
+        self.schedule = make_schedule(self.config.optimizer, optimizer, self.clock, done)
         self.model, self.optimizer = self.accelerator.prepare(self.tuner, optimizer)
         self.tuner = self.accelerator.unwrap_model(self.model)
         self.trained = self._trainable()
@@ -110,14 +112,16 @@ class Trainer:
         progress = tqdm(
             total=config.train.steps, initial=self.step, unit="step", disable=not self.accelerator.is_main_process
         )
-        if self.step >= config.train.steps:
+        over = self.clock.is_over(self.step)
+        if over:
             self._write_bank(self._bank_state())  # the run may have been killed after its last checkpoint, before this
         started, unlogged = time.perf_counter(), []
-        while self.step < config.train.steps:
+        while not over:
             unlogged.append(self._train_step(batches))
             self.step += 1
             progress.update()
-            due_checkpoint = self.step % config.checkpoint.every == 0 or self.step == config.train.steps
+            over = self.clock.is_over(self.step)
+            due_checkpoint = self.step % config.checkpoint.every == 0 or over
             if self.step % config.log.every == 0 or due_checkpoint:
                 row = self._summarise(unlogged, (time.perf_counter() - started) / len(unlogged))
                 started, unlogged = time.perf_counter(), []
@@ -153,7 +157,9 @@ class Trainer:
         config = self.config.objective
         with self.accelerator.autocast():
             flow, estimate = flow_loss(self.model, batch.latents, batch.draw, batch.condition, config)
-            lpips = self.perception(estimate, batch.latents).mean() if self.perception else None
+            lpips = None
+            if self.perception:
+                lpips = self.perception.of_share(estimate, batch.latents, config.perceptual_share)
         flow = flow.mean()
         coefficients = MixingCoefficients(
             self.tuner.coefficients, tuple(self.tuner.tuner_layers), self.tuner.bank_config.softmax
@@ -190,7 +196,8 @@ class Trainer:
         tensors = {"adapter": self.tuner.adapter_state_dict(), "optimizer": optimizer}
         if not all(value.isfinite().all() for value in tensors["adapter"].values()):
             raise self._diverged("there are weights that are no numbers")
-        state = {"step": self.step, "optimizer": rest, "header": self.header, "bank": asdict(self.tuner.bank_config)}
+        state = {"share": self.clock.share(self.step)}
+        state |= {"step": self.step, "optimizer": rest, "header": self.header, "bank": asdict(self.tuner.bank_config)}
         if self.accelerator.scaler is not None:
             state["scaler"] = self.accelerator.scaler.state_dict()
         if self.ema is not None:

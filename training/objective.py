@@ -54,15 +54,18 @@ def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator], config
     Args:
         shape: of one latent, [16, h, w].
     """
-    noise, times = [], []
-    for generator in generators:
-        noise.append(torch.randn(shape, generator=generator))
-        times.append(
-            compute_density_for_timestep_sampling(
-                config.timesteps, 1, logit_mean=0.0, logit_std=1.0, mode_scale=1.29, generator=generator
-            )
-        )
-    return Noise(torch.stack(noise), shifted(torch.cat(times), config.shift))
+    draws = [noise_from(generator, (1, *shape), config) for generator in generators]
+    return Noise(torch.cat([draw.noise for draw in draws]), torch.cat([draw.t for draw in draws]))
+
+
+def noise_from(generator: torch.Generator, shape: tuple[int, ...], config: ObjectiveConfig) -> Noise:
+    """Noise and timesteps of latents [B, 16, h, w] from one generator, on its device."""
+    noise = torch.randn(shape, generator=generator, device=generator.device)
+    t = compute_density_for_timestep_sampling(
+        config.timesteps, shape[0], logit_mean=0.0, logit_std=1.0, mode_scale=1.29,
+        device=generator.device, generator=generator,
+    )  # fmt: skip
+    return Noise(noise, shifted(t, config.shift))
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
@@ -119,7 +122,10 @@ def flow_loss(model: nn.Module, x_0: Tensor, draw: Noise, condition: Conditionin
     t = draw.t.view(-1, 1, 1, 1)
     x_t = (1 - t) * x_0 + t * draw.noise
     velocity = predict_velocity(model, x_t, draw.t, condition).float()
-    error = (velocity - (draw.noise - x_0).float()) ** 2 * region_weight(x_0.shape, config.canvas_weight, x_0.device)
+    weight = region_weight(x_0.shape, config.canvas_weight, x_0.device)
+    if config.changed:
+        weight = weight * (1 + config.changed * change(x_0, condition.reference))
+    error = (velocity - (draw.noise - x_0).float()) ** 2 * weight
     loss = error.mean(dim=(1, 2, 3))
     return Flow(loss * bell_weight(draw.t) if config.weighting == "bell" else loss, x_t - t * velocity)
 
@@ -129,6 +135,14 @@ def region_weight(shape: tuple[int, ...], canvas_weight: float, device: torch.de
     weight = torch.full(shape[-2:], canvas_weight, device=device)
     weight[shape[-2] // 2 :, shape[-1] // 2 :] = 1.0
     return weight / weight.mean()
+
+
+def change(x_0: Tensor, reference: Tensor) -> Tensor:
+    """How much an edit changes each place of latents [B, 16, h, w], in 0..1: [B, 1, h, w], 0 where b' is b.
+
+    Latents have a variance of about 1, so a mean absolute difference of 1 is another picture.
+    """
+    return (x_0 - reference).abs().mean(1, keepdim=True).clamp(max=1).float()
 
 
 def imbalance(coefficients: MixingCoefficients) -> Tensor:

@@ -1,7 +1,7 @@
 """Optimisers and schedules by name."""
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from diffusers.optimization import SchedulerType, get_scheduler
@@ -9,6 +9,7 @@ from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
+from .clock import Clock
 from .config import OptimizerConfig
 from .packages import require
 
@@ -63,12 +64,25 @@ def make_optimizer(config: OptimizerConfig, named: Mapping[str, nn.Parameter]) -
     )
 
 
-def make_schedule(config: OptimizerConfig, optimizer: Optimizer, steps: int, done: int = 0) -> LRScheduler:
-    """The named learning-rate schedule of diffusers over a whole run, from the step that ``done`` others precede."""
+def make_schedule(config: OptimizerConfig, optimizer: Optimizer, clock: Clock, done: int = 0) -> LRScheduler:
+    """The named learning-rate schedule of diffusers over a whole run, from the step that ``done`` others precede.
+
+    A run whose time is limited is as far in it as its clock says.
+    """
     name = "constant_with_warmup" if config.schedule == "constant" and config.warmup else config.schedule
     for group in optimizer.param_groups:
         group.setdefault("initial_lr", group["lr"])
-    return get_scheduler(name, optimizer, num_warmup_steps=config.warmup, num_training_steps=steps, last_epoch=done - 1)
+    schedule = get_scheduler(
+        name, optimizer, num_warmup_steps=config.warmup, num_training_steps=clock.steps, last_epoch=done - 1
+    )
+    if clock.seconds:
+        schedule.lr_lambdas = [_by_clock(rate, clock, config.warmup) for rate in schedule.lr_lambdas]
+    return schedule
+
+
+def _by_clock(rate: Callable[[int], float], clock: Clock, warmup: int) -> Callable[[int], float]:
+    """A schedule that is as far as the clock, but warms up step by step."""
+    return lambda step: rate(step if step < warmup else max(warmup, round(clock.share(step) * clock.steps)))
 
 
 def with_settings_of(groups: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

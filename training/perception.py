@@ -1,5 +1,6 @@
 """How unlike the truth an estimated b' looks: LPIPS of what both decode to, as a term of an objective."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -30,6 +31,11 @@ class Perception:
         with torch.no_grad():
             truth = self.answer(target)
         return self.compare(self.answer(estimate), truth)
+
+    def of_share(self, estimate: Tensor, target: Tensor, share: float) -> Tensor:
+        """Mean LPIPS of the first ``share`` of a batch, at least one of it."""
+        seen = math.ceil(share * len(estimate))
+        return self(estimate[:seen], target[:seen]).mean()
 
     def answer(self, canvases: Tensor) -> Tensor:
         """b' [B, 3, H, W], about 0..1, of latent canvases."""

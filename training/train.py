@@ -104,6 +104,8 @@ def make_accelerator(config: Config, trackers: list) -> Accelerator:
     )
     if config.train.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("train.precision=fp16 needs a GPU; on a CPU there are no and bf16")
+    if config.train.minutes and accelerator.num_processes > 1:
+        raise ValueError("train.minutes limits a single process, whose clock all would need; set train.steps instead")
     if config.train.precision == "bf16":
         warn_of_slow_bf16(accelerator.device, "train.precision=no")
     check_sharding(config, accelerator)

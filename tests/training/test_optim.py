@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from training.clock import Clock
 from training.config import OptimizerConfig
 from training.optim import SCHEDULES, check_optimizer, make_optimizer, make_schedule, with_settings_of
 
@@ -17,7 +18,7 @@ def parameters():
 def rates(config, steps, done=0, until=None):
     """Rate of the basis LoRAs at every step from ``done`` on."""
     optimizer = make_optimizer(config, parameters())
-    schedule, found = make_schedule(config, optimizer, steps, done), []
+    schedule, found = make_schedule(config, optimizer, Clock(steps), done), []
     for _ in range(done, until or steps):
         found.append(optimizer.param_groups[0]["lr"])
         optimizer.step()

@@ -17,17 +17,15 @@ from torch.nn import functional as F
 from lorweb_core.canvas import LATENT_SHRINK, stack_quadrants
 
 from ..config import OptimizerConfig
-from ..device import pick_device
 from ..metrics import load_lpips
 from . import photographs
 from .edits import EDITS, TRAINING_EDITS
 from .edits.edit import subject
 from .loop import LoopSettings, fit
-from .recipe import TRAINING_SUBJECTS
+from .pool import LATENT_CHANNELS, REFRESH, Workshop, generator_of
 
 logger = logging.getLogger(__name__)
 
-LATENT_CHANNELS = 16
 _LATENT_NOISE = 0.1
 
 
@@ -40,16 +38,19 @@ class AutoencoderSettings:
         local: weight of how much latents change when the rest of the canvas does.
         lpips: the weights that ``training.lpips_weights`` reads; empty leaves LPIPS out of the loss.
         perceptual: weight of LPIPS in the loss.
+        held_out: pictures of held-out photographs that each checkpoint is evaluated on.
+        first: shards of pairs to wait for before the first step.
         bf16: run the products in bfloat16, which takes half the time on processors that have it.
     """
 
-    side: int = 64
     start: str = ""
+    held_out: int = 64
+    first: int = 1
     local: float = 0.05
     lpips: str = ""
     perceptual: float = 0.03
     bf16: bool = True
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=6000, batch=8, checkpoint=250))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=6000, batch=64, checkpoint=500))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=2e-3, weight_decay=0.0, schedule="cosine", warmup=50)
     )
@@ -72,8 +73,8 @@ def make_autoencoder(seed: int) -> AutoencoderTiny:
 class Trained(nn.Module):
     """The part of the autoencoder that is trained.
 
-    The blocks at full resolution, and all but one at half of it, stay identities: they are two thirds of the time of
-    a step and hardly better the result at this size.
+    The encoder's block at full resolution, and the first of those at half of it, stay identities: they would be two
+    thirds of the encoder's time.
     """
 
     def __init__(
@@ -82,8 +83,7 @@ class Trained(nn.Module):
         super().__init__()
         self._perceive = [perceive]  # in a list, so that its weights are none of this module's
         self.perceptual, self.local = perceptual, local
-        self.encoder = _without(model.encoder.layers, (1, 4, 5))
-        self.decoder = _without(model.decoder.layers, (13, 14, 17))
+        self.encoder, self.decoder = _without(model.encoder.layers, (1, 4)), model.decoder.layers
 
     def losses(self, images: Tensor, noise: Tensor) -> dict[str, Tensor]:
         """Reconstruction of images [4 B, 3, H, W] in 0..1, four on a canvas, from latents that are a little noisy, as a
@@ -168,8 +168,8 @@ def _draw_image(rng: np.random.Generator, names: tuple[str, ...], side: int) -> 
     return edit.pair(rng, edit.parameters(rng), side, names)[1]
 
 
-def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTiny:
-    """Train, and write the autoencoder as a diffusers folder ``run/vae``.
+def train_autoencoder(shop: Workshop, settings: AutoencoderSettings) -> Path:
+    """Train on drawn pairs, and write the autoencoder as a diffusers folder, which is returned.
 
     Raises:
         ValueError: for a batch that does not fill its canvases, or LPIPS weights that cannot be read.
@@ -179,21 +179,22 @@ def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTi
         raise ValueError(f"the batch is {settings.loop.batch}; a canvas holds four pictures: make it a multiple of 4")
     start = settings.start
     model = AutoencoderTiny.from_pretrained(start) if start else make_autoencoder(settings.loop.seed)
-    device = pick_device()
+    device, pool, folder = shop.device, shop.pool, shop.run / "autoencoder"
     model = model.to(device, memory_format=torch.channels_last).requires_grad_(True)
-    perceive = load_lpips(Path(settings.lpips), run).to(device) if settings.lpips else None
+    perceive = load_lpips(Path(settings.lpips), shop.run).to(device) if settings.lpips else None
     trained = Trained(model, perceive, settings.perceptual, settings.local)
-    loop, side = settings.loop, settings.side
-    held_out = draw_images(1, photographs.HELD_OUT, 64, side).to(device)
+    held_out = draw_images(1, photographs.HELD_OUT, settings.held_out, shop.drawn.side).to(device)
+    pool.refresh(wait_for=settings.first)
 
-    def sample(step: int) -> tuple[Tensor, Tensor]:
-        images = draw_images((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, side)
-        shape = (loop.batch, LATENT_CHANNELS, side // LATENT_SHRINK, side // LATENT_SHRINK)
-        return images, torch.randn(shape, generator=torch.Generator().manual_seed((loop.seed << 32) + step))
-
-    def losses(drawn: tuple[Tensor, Tensor]) -> dict[str, Tensor]:
+    def losses(step: int, share: float) -> dict[str, Tensor]:
+        if step % REFRESH == 0:
+            pool.refresh()
+        generator = generator_of(settings.loop.seed, step, device)
+        images = pool.pictures(settings.loop.batch, generator)
+        side = shop.drawn.side // LATENT_SHRINK
+        noise = torch.randn(len(images), LATENT_CHANNELS, side, side, generator=generator, device=device)
         with torch.autocast(device.type, torch.bfloat16, enabled=settings.bf16):
-            return trained.losses(*drawn)
+            return trained.losses(images, noise)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
@@ -206,6 +207,6 @@ def train_autoencoder(run: Path, settings: AutoencoderSettings) -> AutoencoderTi
             "latent_std": latents.std().item(),
         }
 
-    fit(run, trained, sample, losses, loop, settings.optimizer, evaluate)
-    model.save_pretrained(run / "vae")
-    return model
+    fit(folder, trained, losses, settings.loop, settings.optimizer, evaluate)
+    model.save_pretrained(folder / "vae")
+    return folder / "vae"

@@ -19,7 +19,7 @@ _SHARPNESS = 3.0  # how many times FLUX's usual logits
 _CONTENT = 0.5  # what is left of the random part of queries and keys
 
 # Of the image encoder:
-_CODE = 0.3  # size of a place's code in its position embedding, about that of a patch's embedding
+_CODE = 1.1  # size of a place's code in its position embedding, over that of a patch's embedding
 _LOOKING = 2  # layers that look
 _AGREEMENT = 1.2  # makes the logit of the right place about 8, those of the others 0 +- 1.4
 
@@ -101,8 +101,10 @@ def begin_pairs(encoder: CLIPVisionModelWithProjection) -> None:
     codes = math.sqrt(width) * nn.functional.normalize(torch.randn(side, side, width), dim=2)
     places = torch.cat((codes, codes.roll(side // 2, 1)), 2).flatten(0, 1)
     positions = embeddings.position_embedding.weight
-    positions[0, : 2 * width], positions[1:, : 2 * width] = 0, _CODE * places
-    embeddings.patch_embedding.weight[: 2 * width] = 0
+    patches = embeddings.patch_embedding.weight
+    size = _CODE * patches.std() * math.sqrt(patches[0].numel())
+    positions[0, : 2 * width], positions[1:, : 2 * width] = 0, size * places
+    patches[: 2 * width] = 0
     for layer in model.encoder.layers[:_LOOKING]:
         for linear, start in ((layer.self_attn.q_proj, 0), (layer.self_attn.k_proj, width)):
             linear.weight[:width] = 0

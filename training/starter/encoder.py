@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessor, CLIPVisionConfig, CLIPVisionModelWithProjection
 
@@ -23,13 +23,12 @@ from ..device import pick_device
 from ..encoders import prepare_pixels
 from . import photographs
 from .beginning import begin_pairs
-from .edits import EDITS, TRAINING_EDITS, compose, eight_bits, followers
+from .edits import TRAINING_EDITS, eight_bits
 from .loop import LoopSettings, fit
-from .recipe import TRAINING_SUBJECTS, refuse_unknown
+from .pool import REFRESH, Workshop, generator_of
+from .shards import as_one, draw_task
 
-_ATTENTION = "eager"  # on a CPU in bfloat16, the fused one goes backward at half the speed
 _TEMPERATURE = 0.1
-_COMPOSED = 0.3
 _HEAD = 32  # width of an attention head
 _AT_ONCE = 64  # edits in evaluation
 _PAIR = QUERY_MODES["caa'"]
@@ -40,29 +39,30 @@ class EncoderSettings:
     """A run of the image encoder; ``loop.batch`` counts edits, of two pairs each.
 
     Attributes:
-        side: of an image of a pair; the picture of both is a square of twice that, where nothing of them is lost.
         start: folder of an encoder to begin with, such as the shipped one, whatever its shape; empty begins with a
             fresh one.
-        twice: edits that are drawn twice as often as the others, such as those that it confuses.
+        patch: side of a patch of the picture of both images, which is a square of twice their side.
+        held_out: edits of held-out photographs that each checkpoint is evaluated on.
+        first: shards of pairs to wait for before the first step.
         bf16: run the products in bfloat16, which takes half the time on processors that have it.
     """
 
-    side: int = 64
     start: str = ""
-    twice: list[str] = field(default_factory=list)
-    patch: int = 8
-    width: int = 192
+    held_out: int = 256
+    first: int = 1
+    patch: int = 16
+    width: int = 224
     depth: int = 6
     embedding: int = 128
     bf16: bool = True
-    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=11000, batch=96))
+    loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=11_000, batch=256))
     optimizer: OptimizerConfig = field(
         default_factory=lambda: OptimizerConfig(lr=1e-3, weight_decay=0.05, schedule="cosine", warmup=200)
     )
 
 
-def make_encoder(settings: EncoderSettings) -> CLIPVisionModelWithProjection:
-    """The encoder that the settings begin with.
+def make_encoder(settings: EncoderSettings, image: int) -> CLIPVisionModelWithProjection:
+    """The encoder that the settings begin with, for pairs of images of a side in pixels.
 
     Raises:
         OSError: when they name one that is not there.
@@ -70,12 +70,12 @@ def make_encoder(settings: EncoderSettings) -> CLIPVisionModelWithProjection:
     """
     if settings.start:
         return CLIPVisionModelWithProjection.from_pretrained(
-            settings.start, dtype=torch.float32, attn_implementation=_ATTENTION
+            settings.start, dtype=torch.float32, attn_implementation=_attention()
         )
     if settings.width < 3 * _HEAD or settings.width % _HEAD:
         raise ValueError(f"encoder.width is {settings.width}; it must be a multiple of {_HEAD}, at least {3 * _HEAD}")
-    if settings.side % settings.patch:
-        raise ValueError(f"encoder.patch is {settings.patch}; it must divide the image's side of {settings.side}")
+    if image % settings.patch:
+        raise ValueError(f"encoder.patch is {settings.patch}; it must divide the image's side of {image}")
     torch.manual_seed(settings.loop.seed)
     encoder = CLIPVisionModelWithProjection(
         CLIPVisionConfig(
@@ -83,14 +83,19 @@ def make_encoder(settings: EncoderSettings) -> CLIPVisionModelWithProjection:
             intermediate_size=4 * settings.width,
             num_hidden_layers=settings.depth,
             num_attention_heads=settings.width // _HEAD,
-            image_size=2 * settings.side,
+            image_size=2 * image,
             patch_size=settings.patch,
             projection_dim=settings.embedding,
-            attn_implementation=_ATTENTION,
+            attn_implementation=_attention(),
         )
     )
     begin_pairs(encoder)
     return encoder
+
+
+def _attention() -> str:
+    """The fastest attention: on a CPU in bfloat16, the fused one goes backward at half the speed."""
+    return "eager" if pick_device().type == "cpu" else "sdpa"
 
 
 def contrast(first: Tensor, second: Tensor) -> dict[str, Tensor]:
@@ -107,46 +112,28 @@ def contrast(first: Tensor, second: Tensor) -> dict[str, Tensor]:
     }
 
 
-def edits_to_draw(settings: EncoderSettings) -> tuple[str, ...]:
-    """Names to draw edits from, those of ``twice`` twice.
-
-    Raises:
-        ValueError: naming what is no edit of the training.
-    """
-    for name in settings.twice:
-        refuse_unknown("training edit (encoder.twice)", name, TRAINING_EDITS)
-    return *TRAINING_EDITS, *settings.twice
-
-
-def draw_examples(
-    seed: int, names: tuple[str, ...], count: int, side: int, edits: Sequence[str] = TRAINING_EDITS
-) -> Tensor:
+def draw_examples(seed: int, names: Sequence[str], count: int, side: int, composed: float) -> Tensor:
     """``count`` edits, each on two subjects, before and after: uint8 [count, 2, 2, side, side, 3].
 
     Args:
-        names: of the subjects. edits: names to draw from, the more often the more often they are in it.
+        names: of the subjects. composed: see ``DrawSettings``.
     """
     rng = np.random.default_rng(seed)
-    return torch.from_numpy(eight_bits(np.stack([_draw_example(rng, names, side, edits) for _ in range(count)])))
+    examples = []
+    for _ in range(count):
+        edit, parameters = as_one(draw_task(rng, TRAINING_EDITS, composed))
+        examples.append([np.stack(edit.pair(rng, parameters, side, names)) for _ in range(2)])
+    return torch.from_numpy(eight_bits(np.array(examples)))
 
 
-def _draw_example(rng: np.random.Generator, names: tuple[str, ...], side: int, edits: Sequence[str]) -> np.ndarray:
-    edit = EDITS[rng.choice(edits)]
-    if rng.random() < _COMPOSED:
-        edit = compose(edit, EDITS[rng.choice(followers(edit.name))])
-    parameters = edit.parameters(rng)
-    return np.stack([edit.pair(rng, parameters, side, names) for _ in range(2)])
-
-
-def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
-    """Train, and write the encoder as a transformers folder ``run/encoder``.
+def train_encoder(shop: Workshop, settings: EncoderSettings) -> Path:
+    """Train on drawn pairs, and write the encoder as a transformers folder, which is returned.
 
     Raises:
-        OSError, ValueError: see ``edits_to_draw`` and ``make_encoder``.
+        OSError, ValueError: see ``make_encoder``.
     """
-    edits = edits_to_draw(settings)
-    device, loop = pick_device(), settings.loop
-    encoder = make_encoder(settings).to(device)
+    device, drawn, pool, folder, loop = shop.device, shop.drawn, shop.pool, shop.run / "encoder", settings.loop
+    encoder = make_encoder(settings, drawn.side).to(device)
     side = encoder.config.image_size
     processor = CLIPImageProcessor(size={"shortest_edge": side}, crop_size={"height": side, "width": side})
     mean, std = (torch.tensor(values, device=device) for values in (processor.image_mean, processor.image_std))
@@ -159,20 +146,21 @@ def train_encoder(run: Path, settings: EncoderSettings) -> nn.Module:
             embedded = encoder(pixel_values=pictures).image_embeds
         return embedded.float().unflatten(0, (-1, 2)).unbind(1)
 
-    held_out = draw_examples(1, photographs.HELD_OUT, 256, settings.side).to(device)
+    held_out = draw_examples(1, photographs.HELD_OUT, settings.held_out, drawn.side, drawn.composed).to(device)
 
     @torch.no_grad()
     def evaluate() -> dict[str, float]:
         parts = zip(*(embeddings(some) for some in held_out.split(_AT_ONCE)))
         return {"held_out_found": contrast(*map(torch.cat, parts))["found"].item()}
 
-    def sample(step: int) -> Tensor:
-        return draw_examples((loop.seed << 32) + step + 2, TRAINING_SUBJECTS, loop.batch, settings.side, edits)
+    pool.refresh(wait_for=settings.first)
 
-    def losses(examples: Tensor) -> dict[str, Tensor]:
-        return contrast(*embeddings(examples))
+    def losses(step: int, share: float) -> dict[str, Tensor]:
+        if step % REFRESH == 0:
+            pool.refresh()
+        return contrast(*embeddings(pool.examples(loop.batch, generator_of(loop.seed, step, device))))
 
-    fit(run, encoder, sample, losses, loop, settings.optimizer, evaluate)
-    encoder.save_pretrained(run / "encoder")
-    processor.save_pretrained(run / "encoder")
-    return encoder
+    fit(folder, encoder, losses, loop, settings.optimizer, evaluate)
+    encoder.save_pretrained(folder / "encoder")
+    processor.save_pretrained(folder / "encoder")
+    return folder / "encoder"

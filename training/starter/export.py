@@ -8,6 +8,8 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from lorweb_core.packing import PACKED, pack
+
 from .examples import write_examples
 
 logger = logging.getLogger(__name__)
@@ -22,8 +24,8 @@ _LOGS = ("settings.yaml", "config.yaml", "metrics.csv", "evaluation.csv")
 
 
 def export(run: Path, out: Path) -> None:
-    """Copy what there is of base, image encoder and bank, with weights in half precision, and the logs of
-    all parts; beside them the examples.
+    """Copy what there is of base, image encoder and bank, with the transformer's weights packed and others in half
+    precision, and the logs of all parts; beside them the examples.
 
     Args:
         run: folder of the runs ``autoencoder``, ``encoder``, ``base`` and ``bank``.
@@ -51,6 +53,9 @@ def _copy(source: Path, target: Path) -> None:
         return
     with safe_open(source, framework="pt") as file:
         tensors, metadata = {name: file.get_tensor(name) for name in file.keys()}, file.metadata()  # noqa: SIM118
+    if source.parent.name == "transformer":
+        save_file(pack(tensors), target.with_name(PACKED), metadata)
+        return
     halved = {
         name: tensor.to(torch.float16) if tensor.is_floating_point() else tensor for name, tensor in tensors.items()
     }

@@ -44,7 +44,7 @@ class Recipe:
 
     images: str = "???"
     seed: int = 0
-    side: int = 64
+    side: int = 128
     edits: Any = "training"
     photographs: str = "training"
     held_parameters: bool = False
@@ -124,6 +124,11 @@ def task_named(name: str, recipe: Recipe) -> Task:
     edit = _KNOWN[name.partition("/")[0]]
     rng = np.random.default_rng(random_words("parameters", recipe.seed, name))
     return Task(name, edit, edit.parameters(rng, recipe.held_parameters), recipe)
+
+
+def edit_of(task: str) -> str:
+    """The edit that a task ``<edit>/<draw>`` shows."""
+    return task.rsplit("/", 1)[0]
 
 
 def _checked_keys(content: Any) -> dict[str, Any]:

@@ -6,13 +6,16 @@ from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 
 from training.objective import _canvas_ids, predict_velocity
-from training.starter.base import NOTHING, Base, BaseSettings, plainly
+from training.starter.base import Base, BaseSettings
 from training.starter.encoder import EncoderSettings, make_encoder
+from training.starter.telling import NOTHING, Vocabulary, plainly
+
+SIDE = 128  # pixels of a quadrant
 
 
 @pytest.fixture(scope="module")
 def base():
-    return Base(BaseSettings(), [NOTHING, "invert"])
+    return Base(BaseSettings(), Vocabulary(["invert"]), SIDE)
 
 
 def looks_at(base, block, head, side):
@@ -43,10 +46,13 @@ def test_the_first_head_looks_at_the_reference_in_the_same_place(base, side):
 
 
 def test_the_second_head_looks_at_the_example_in_the_same_place(base):
-    tokens = torch.arange(2 * 8 * 8).view(2, 8, 8)  # of a canvas of 128 pixels and its reference
-    a, a_prime, b_prime = tokens[1, :4, :4], tokens[1, :4, 4:], tokens[0, 4:, 4:]
-    for block, source, target in zip(blocks(base), (a_prime, b_prime, b_prime, b_prime), (a, a_prime, a, a_prime)):
-        attention = looks_at(base, block, 1, 16)[source.flatten()]
+    side = SIDE // 8  # tokens of a canvas
+    tokens = torch.arange(2 * side * side).view(2, side, side)  # of a canvas and its reference
+    half = side // 2
+    a, a_prime, b_prime = tokens[1, :half, :half], tokens[1, :half, half:], tokens[0, half:, half:]
+    singles = 3 * [(b_prime, a_prime), (b_prime, a)]
+    for block, (source, target) in zip(blocks(base), [(a_prime, a), *singles]):
+        attention = looks_at(base, block, 1, 2 * side)[source.flatten()]
         assert torch.equal(attention.argmax(-1), target.flatten())
         assert attention.max(-1).values.min() > 0.5
 
@@ -56,7 +62,7 @@ def test_nothing_that_is_told_matters_yet_and_everything_can_learn(base):
     reference, noise = torch.randn(2, 1, 16, 8, 8, generator=generator)
     velocities = [
         predict_velocity(
-            base.transformer, noise, torch.tensor([0.5]), base.tell(base.spell([plainly(*told)]), reference)
+            base.transformer, noise, torch.tensor([0.5]), base.tell(base.vocabulary.spell([plainly(*told)]), reference)
         )
         for told in ((NOTHING,), (NOTHING, "invert"))
     ]
@@ -68,8 +74,8 @@ def test_nothing_that_is_told_matters_yet_and_everything_can_learn(base):
 
 
 def test_the_image_encoder_looks_at_the_same_place_of_the_other_image():
-    pictures = torch.randn(2, 3, 128, 128, generator=torch.Generator().manual_seed(0))
-    output = make_encoder(EncoderSettings())(pixel_values=pictures, output_attentions=True)
+    pictures = torch.randn(2, 3, 256, 256, generator=torch.Generator().manual_seed(0))
+    output = make_encoder(EncoderSettings(), SIDE)(pixel_values=pictures, output_attentions=True)
     there = torch.arange(16 * 16).view(16, 16).roll(8, 1).flatten()
     for attention in output.attentions[:2]:
         places = attention[:, 0, 1:, 1:]  # of the first head; token 0 is no place

@@ -16,8 +16,7 @@ from benchmarks._starter_samplers import difference
 from benchmarks._starter_setting import CONFIG, LPIPS_VGG, SETS, SHIPPED, SINGLE, family_of
 from training.config import load_config
 from training.evaluate import COPY
-from training.starter.base import edit_of
-from training.starter.recipe import Recipe, tasks
+from training.starter.recipe import Recipe, edit_of, tasks
 
 RECIPE = """
 images: {images}

@@ -15,14 +15,12 @@ def run_fit(run, steps, **optimizer):
     torch.manual_seed(0)
     line = nn.Linear(1, 1, bias=False)
 
-    def losses(x):
+    def losses(step, share):
+        x = torch.randn(8, 1, generator=torch.Generator().manual_seed(step))
         return {"loss": (line(x) - 3 * x).square().mean()}
 
-    def sample(step):
-        return torch.randn(8, 1, generator=torch.Generator().manual_seed(step))
-
     config = OptimizerConfig(**{"lr": 0.1, "schedule": "constant", "warmup": 0, **optimizer})
-    fit(run, line, sample, losses, LoopSettings(steps=steps, batch=8, checkpoint=1, log=1), config)
+    fit(run, line, losses, LoopSettings(steps=steps, batch=8, checkpoint=1, log=1), config)
     return line.weight.item()
 
 

@@ -1,10 +1,9 @@
-"""The starter's parts, made end to end on a handful of pictures: data, autoencoder, image encoder, base, bank."""
+"""The starter's parts, made end to end on a handful of pictures: pairs, autoencoder, image encoder, base, bank."""
 
-import shutil
 from dataclasses import replace
-from pathlib import Path
 
 import lpips
+import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
@@ -12,89 +11,150 @@ from safetensors.torch import load_file
 
 from lorweb_core import BasisBank
 from lorweb_core.canvas import stack_quadrants
-from training import prepare
 from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
 from training.starter import __main__ as starter
 from training.starter.autoencoder import Trained, make_autoencoder, make_canvases, split_canvases
-from training.starter.base import NOTHING, Base, Curriculum, about_parameters, edit_of
+from training.starter.base import Base, BaseSettings
 from training.starter.edits import EDITS, TRAINING_EDITS
-from training.starter.encoder import EncoderSettings, contrast, draw_examples, edits_to_draw
-from training.starter.recipe import Recipe, tasks
+from training.starter.encoder import contrast, draw_examples
+from training.starter.lessons import Curriculum, LessonSettings
+from training.starter.pool import Encoded, Pool, generator_of
+from training.starter.shards import Drawn, DrawSettings, as_one, draw_shards, read_shard, shard_path
+from training.starter.telling import NOTHING, Vocabulary, about_parameters, parameters_of
+from training.starter.together import Timetable, TogetherSettings
 from training.tracking import read_metrics
-from training.train import main as train_bank
 
-RECIPE = """
-images: {images}
-edits: [invert, mirror]
-draws_per_edit: 1
-pairs_per_draw: 3
-"""
-SMALL = {"encoder": ("encoder.patch=32", "encoder.width=96", "encoder.depth=2", "encoder.bf16=false")}
-LOOP = "loop.steps=2", "loop.batch=2", "loop.checkpoint=1", "loop.log=1"
+CPU = torch.device("cpu")
+DRAWN = DrawSettings(side=32, shards=2, tasks=3, pairs=3, workers=2)
+SMALL = [
+    *(f"draw.{name}={getattr(DRAWN, name)}" for name in ("side", "shards", "tasks", "pairs", "workers")),
+    "encoder.patch=32", "encoder.width=96", "encoder.depth=1", "base.heads=1", "base.single=1", "base.alone=0.5",
+    "base.alone_batch=3",
+    *(f"{part}.loop.{setting}" for part in ("autoencoder", "encoder", "base") for setting in (
+        "steps=2", "batch=4", "checkpoint=1", "log=1")),
+    *(f"{part}.bf16=false" for part in ("autoencoder", "encoder", "base")),
+    *(f"{part}.held_out=4" for part in ("autoencoder", "encoder")),
+    "bank.set=[train.steps=2,train.batch=2,train.precision=no,log.every=1,checkpoint.every=2]",
+]  # fmt: skip
 
 
-def run_part(part, run, manifest, *overrides):
-    loop = [*SMALL.get(part, ()), *(f"{part}.{setting}" for setting in LOOP)]
-    data = [f"manifest={manifest}", f"recipe={manifest.parent / 'recipe.yaml'}"]
-    assert starter.main([part, f"run={run}", *data, *loop, *overrides]) == 0
+def run_part(part, run, *overrides):
+    return starter.main([part, f"run={run}", *SMALL, *overrides])
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    """A run folder with every part after two steps, and the manifest."""
+    """A run folder with every part after two steps, all by one command."""
     run = tmp_path_factory.mktemp("starter")
-    recipe, manifest = run / "recipe.yaml", run / "pairs.jsonl"
-    recipe.write_text(RECIPE.format(images=(run / "images").as_posix()))
-    assert prepare.main([str(recipe), "--out", str(manifest)]) == 0
-    run_part("autoencoder", run, manifest, "autoencoder.loop.batch=4")
-    run_part("encoder", run, manifest)
-    run_part("base", run, manifest, "base.alone=1", "base.alone_batch=3")
-    return run, manifest
+    assert run_part("together", run, "together.minutes=60") == 0
+    return run
 
 
-def test_the_base_is_a_folder_that_bank_training_takes(made, tmp_path):
-    run, manifest = made
-    overrides = [
-        f"run={tmp_path}", f"base.path={run / 'base' / 'base'}", f"bank.encoder={run / 'encoder' / 'encoder'}",
-        f"data.manifest={manifest}", f"data.cache={tmp_path / 'cache'}", "data.cache_latents=4", "train.steps=2",
-        "train.batch=2", "validation.every=2", "validation.steps=1", "validation.analogies=1", "log.trackers=[csv]",
-        "train.precision=no",
-    ]  # fmt: skip
-    assert train_bank(["--config", "training/configs/starter.yaml", *overrides]) == 0
-    bank = BasisBank.load(tmp_path / "bank.safetensors")
-    assert len(bank.layers) == 14 + 3 * 6 and bank.config.query_dim == 128
-    assert list((tmp_path / "validation").glob("*.png"))
+@pytest.fixture
+def apart(made, tmp_path):
+    """A run folder with the pairs and the autoencoder alone."""
+    for part in ("pool", "autoencoder"):
+        (tmp_path / part).symlink_to(made / part)
+    return tmp_path
 
 
-def test_an_interrupted_part_ends_as_one_that_never_was_whoever_draws(made, tmp_path):
-    _, manifest = made
-    run_part("encoder", tmp_path, manifest, "encoder.loop.steps=1", "encoder.optimizer.schedule=constant")
-    run_part("encoder", tmp_path, manifest, "encoder.optimizer.schedule=constant")
-    whole = tmp_path / "whole"
-    run_part("encoder", whole, manifest, "encoder.optimizer.schedule=constant", "encoder.loop.workers=2")
+def test_the_bank_fits_its_base_and_encoder(made):
+    bank = BasisBank.load(made / "bank" / "bank.safetensors")
+    assert len(bank.layers) == 14 + 6 and bank.config.query_dim == 128 and bank.extra["step"] == "2"
+    assert bank.extra["canvas"] == "64"
+    assert len(read_metrics(made / "bank" / "metrics.csv")) == 2
+
+
+def test_a_shard_is_the_same_whoever_draws_it(made, tmp_path):
+    draw_shards(tmp_path, replace(DRAWN, workers=1))
+    for number in range(DRAWN.shards):
+        (one, images), (other, same) = (read_shard(shard_path(pool, number)) for pool in (made / "pool", tmp_path))
+        assert one == other and torch.equal(images, same) and images.shape == (3, 3, 2, 32, 32, 3)
+    assert not torch.equal(images, read_shard(shard_path(tmp_path, 0))[1])
+
+
+def test_drawing_goes_on_with_the_shards_that_are_missing(tmp_path):
+    draw_shards(tmp_path, replace(DRAWN, shards=1))
+    written = shard_path(tmp_path, 0).stat().st_mtime_ns
+    draw_shards(tmp_path, DRAWN)
+    assert shard_path(tmp_path, 0).stat().st_mtime_ns == written and shard_path(tmp_path, 1).exists()
+
+
+def test_the_edits_to_draw_are_those_that_are_named(tmp_path):
+    draw_shards(tmp_path, replace(DRAWN, shards=1, composed=0.0, edits=["mirror"]))
+    tasks, images = read_shard(shard_path(tmp_path, 0))
+    before, after = images.flatten(0, 1).unbind(1)
+    assert tasks == 3 * [Drawn(("mirror",), ({},))] and torch.equal(after, before.flip(2))
+    with pytest.raises(ValueError, match=r"training edit \(draw\.edits\) 'mirrors'; did you mean 'mirror'"):
+        draw_shards(tmp_path, replace(DRAWN, edits=["mirrors"]))
+
+
+def test_a_task_of_two_edits_is_one_after_the_other():
+    edit, parameters = as_one(Drawn(("invert", "darken"), ({"gain": 0.8}, {"keep": 0.5})))
+    image = torch.rand(8, 8, 3, generator=torch.Generator().manual_seed(0)).numpy()
+    assert edit.apply(image, parameters) == pytest.approx(0.5 * (1 - 0.8 * image), abs=1e-6)
+
+
+@pytest.fixture(scope="module")
+def pool(made):
+    pool = Pool(made / "pool", DRAWN, CPU)
+    pool.refresh()
+    assert len(pool) == 18
+    return pool
+
+
+def test_an_analogy_is_two_pairs_of_a_task(pool):
+    first, second, task = pool.analogies(2000, generator_of(0, 0, CPU))
+    assert torch.equal(first // 3, task) and torch.equal(second // 3, task) and not (first == second).any()
+    assert set(first.tolist()) == set(second.tolist()) == set(range(18))
+    examples = pool.examples(5, generator_of(0, 0, CPU))
+    first, second, _ = pool.analogies(5, generator_of(0, 0, CPU))
+    assert torch.equal(examples[:, 0], pool.images[first]) and torch.equal(examples[:, 1], pool.images[second])
+
+
+def test_a_pool_takes_what_is_there_and_refuses_other_shards(made, tmp_path):
+    (tmp_path / "00000.safetensors").symlink_to(made / "pool" / "00000.safetensors")
+    pool = Pool(tmp_path, DRAWN, CPU)
+    for there in (9, 9):
+        pool.refresh(wait_for=1)
+        assert len(pool) == there
+    with pytest.raises(ValueError, match=r"00000\.safetensors was drawn with other settings .*; delete"):
+        Pool(made / "pool", replace(DRAWN, pairs=2), CPU).refresh()
+
+
+def test_cached_latents_make_the_canvas_of_an_analogy(made, pool):
+    coder = LatentCoder(str(made / "autoencoder"), CPU, torch.float32)
+    latents = Encoded(pool, coder)
+    latents.refresh()
+    (b, b_prime), a_pair = pool.images[4] / 255, pool.images[4] / 255
+    for cached, corner in zip(latents.canvases(torch.tensor([4]), torch.tensor([4])), (b, b_prime)):
+        whole = coder.encode(stack_quadrants(*(image[None] for image in (*a_pair, b, corner))))
+        torch.testing.assert_close(cached, whole, atol=1e-5, rtol=1e-5)
+    reference, target = latents.canvases(torch.tensor([1]), torch.tensor([7]))
+    assert torch.equal(target[0, :, :4], latents.target[1, :, :4])
+    assert torch.equal(reference[0, :, 4:], latents.reference[7, :, 4:])
+    assert torch.equal(latents.images(torch.tensor([7]))[1][0], latents.target[7, :, 4:, 4:])
+
+
+def test_an_interrupted_part_ends_as_one_that_never_was(apart):
+    constant = "encoder.optimizer.schedule=constant"
+    whole = apart / "whole"
+    whole.mkdir()
+    (whole / "pool").symlink_to(apart / "pool")
+    assert run_part("encoder", apart, "encoder.loop.steps=1", constant) == 0
+    assert run_part("encoder", apart, constant) == run_part("encoder", whole, constant) == 0
     resumed, uninterrupted = (
-        load_file(folder / "encoder" / "encoder" / "model.safetensors") for folder in (tmp_path, whole)
+        load_file(folder / "encoder" / "encoder" / "model.safetensors") for folder in (apart, whole)
     )
     assert all(torch.equal(resumed[name], uninterrupted[name]) for name in uninterrupted)
-    assert [row["step"] for row in read_metrics(tmp_path / "encoder" / "metrics.csv")] == ["1", "2"]
+    assert [row["step"] for row in read_metrics(apart / "encoder" / "metrics.csv")] == ["1", "2"]
 
 
-def test_a_checkpoint_of_other_settings_is_refused(made, tmp_path, caplog):
-    _, manifest = made
-    run_part("encoder", tmp_path, manifest)
-    settings = [f"run={tmp_path}", f"manifest={manifest}", "encoder.loop.steps=3", "encoder.depth=1"]
-    assert starter.main(["encoder", *settings]) == 1
-    folder = tmp_path / "encoder" / "checkpoints"
+def test_a_checkpoint_of_other_settings_is_refused(apart, caplog):
+    assert run_part("encoder", apart) == 0
+    assert run_part("encoder", apart, "encoder.loop.steps=3", "encoder.depth=2") == 1
+    folder = apart / "encoder" / "checkpoints"
     assert f"{folder}: the checkpoint of step 2 is of a run with other settings; give another run=" in caplog.text
-
-
-def test_the_image_encoder_sees_the_edits_that_it_is_to_see_twice_as_often():
-    drawn = edits_to_draw(EncoderSettings(twice=["mirror"]))
-    assert {name for name in drawn if drawn.count(name) == 2} == {"mirror"} and len(drawn) == len(TRAINING_EDITS) + 1
-    before, after = draw_examples(0, ("astronaut",), 40, 64, edits=("mirror",)).flatten(0, 1).unbind(1)
-    assert 0.5 < (before == after.flip(2)).flatten(1).all(1).float().mean() < 0.9  # the others have a second edit
-    with pytest.raises(ValueError, match=r"training edit \(encoder\.twice\) 'mirrors'; did you mean 'mirror'"):
-        edits_to_draw(EncoderSettings(twice=["mirrors"]))
 
 
 @pytest.mark.parametrize(
@@ -102,58 +162,53 @@ def test_the_image_encoder_sees_the_edits_that_it_is_to_see_twice_as_often():
     [("autoencoder", "vae/diffusion_pytorch_model.safetensors"), ("encoder", "encoder/model.safetensors")],
 )
 def test_a_part_begins_with_the_weights_it_is_given(part, weights, made, tmp_path):
-    run, manifest = made
-    start = run / part / weights
-    rest = f"{part}.optimizer.lr=0", f"{part}.loop.batch=4"
-    run_part(part, tmp_path, manifest, f"{part}.start={start.parent}", *rest)
+    (tmp_path / "pool").symlink_to(made / "pool")
+    start = made / part / weights
+    assert run_part(part, tmp_path, f"{part}.start={start.parent}", f"{part}.optimizer.lr=0") == 0
     before, after = load_file(start), load_file(tmp_path / part / weights)
     assert all(torch.equal(before[name], after[name]) for name in before)
 
 
-def test_a_base_begins_with_the_weights_and_the_words_it_is_given(made, tmp_path):
-    run, manifest = made
-    start, again = run / "base" / "base", tmp_path / "base" / "base"
-    shutil.copytree(run / "autoencoder" / "vae", tmp_path / "autoencoder" / "vae")
-    run_part("base", tmp_path, manifest, f"base.start={start}", "base.alone=0", "base.optimizer.lr=0")
+def test_a_base_begins_with_the_weights_and_the_words_it_is_given(made, apart):
+    start, again = made / "base" / "base", apart / "base" / "base"
+    assert run_part("base", apart, f"base.start={start}", "base.alone=0", "base.optimizer.lr=0") == 0
     weights = "transformer/diffusion_pytorch_model.safetensors"
     before, after = load_file(start / weights), load_file(again / weights)
     assert all(torch.equal(before[name], after[name]) for name in before)
     words, same_words = (load_file(folder / "prompts.safetensors")["pooled"] for folder in (start, again))
-    torch.testing.assert_close(same_words, words)
+    torch.testing.assert_close(same_words, words, atol=1e-4, rtol=1e-4)
 
 
-def test_a_base_that_is_looked_at_trains_its_decoder_and_leaves_latents_alone(made, lpips_weights, tmp_path):
-    run, manifest = made
-    shutil.copytree(run / "autoencoder" / "vae", tmp_path / "autoencoder" / "vae")
+def test_a_base_is_looked_at_where_its_settings_say(apart, lpips_weights):
     looking = "base.objective.perceptual=0.5", f"base.objective.lpips={lpips_weights[1]}"
-    run_part("base", tmp_path, manifest, "base.alone=1", "base.alone_batch=3", *looking)
-    vae = "vae/diffusion_pytorch_model.safetensors"
-    before, after = (load_file(folder / "base" / "base" / vae) for folder in (run, tmp_path))
-    changed = {name for name in before if not torch.equal(before[name], after[name])}
-    assert changed and all(name.startswith("decoder.") for name in changed)
-    assert all(float(row["lpips"]) > 0 for row in read_metrics(tmp_path / "base" / "metrics.csv"))
+    assert run_part("base", apart, *looking) == 0
+    assert [float(row["lpips"]) > 0 for row in read_metrics(apart / "base" / "metrics.csv")] == [False, True]
 
 
-def test_a_base_that_was_told_other_edits_is_no_beginning(made, tmp_path, caplog):
-    run, _ = made
-    recipe, manifest = tmp_path / "recipe.yaml", tmp_path / "pairs.jsonl"
-    recipe.write_text(RECIPE.format(images=(tmp_path / "images").as_posix()).replace("mirror", "darken"))
-    assert prepare.main([str(recipe), "--out", str(manifest)]) == 0
-    shutil.copytree(run / "autoencoder" / "vae", tmp_path / "autoencoder" / "vae")
-    start = run / "base" / "base"
-    settings = f"run={tmp_path}", f"manifest={manifest}", f"recipe={recipe}", f"base.start={start}"
-    assert starter.main(["base", *settings]) == 1
-    assert f"{start / 'prompts.safetensors'}: these prompts are either only there" in caplog.text
-    assert "['darken', 'geometry', 'mirror']" in caplog.text
+def test_parts_end_when_their_minutes_are_over(apart):
+    assert (
+        run_part(
+            "encoder", apart, "encoder.loop.steps=1000000", "encoder.loop.minutes=0.02", "encoder.optimizer.warmup=0"
+        )
+        == 0
+    )
+    *_, last = read_metrics(apart / "encoder" / "metrics.csv")
+    assert float(last["lr"]) < 1e-6 and int(last["step"]) < 1000
+
+
+def test_a_part_whose_time_is_over_is_named():
+    timetable = Timetable(TogetherSettings(minutes=10, base=0.5, bank=0.0))
+    assert 4.9 < timetable.minutes_of("base") <= 5
+    with pytest.raises(ValueError, match="the time of bank is over before it began"):
+        timetable.minutes_of("bank")
 
 
 def test_blocks_that_were_never_trained_are_skipped_exactly(made):
-    run, _ = made
     images = torch.rand(1, 64, 64, 3, generator=torch.Generator().manual_seed(0))
-    whole = AutoencoderTiny.from_pretrained(run / "base" / "base" / "vae")
+    whole = AutoencoderTiny.from_pretrained(made / "base" / "base" / "vae")
     with torch.no_grad():
         expected = whole.encode(images.movedim(-1, 1) * 2 - 1).latents
-    coder = LatentCoder(str(run / "base" / "base"), "cpu", torch.float32)
+    coder = LatentCoder(str(made / "base" / "base"), "cpu", torch.float32)
     blocks = [type(layer).__name__ for layer in coder.vae.encoder.layers].count("AutoencoderTinyBlock")
     assert blocks < [type(layer).__name__ for layer in whole.encoder.layers].count("AutoencoderTinyBlock")
     torch.testing.assert_close(coder.encode(images), expected, atol=1e-5, rtol=1e-5)
@@ -204,61 +259,17 @@ def test_an_encoder_that_cannot_be_made_is_refused(shape, tmp_path, caplog):
 
 
 def test_the_encoder_reads_as_a_clip(made):
-    run, _ = made
-    encoder = VisionEncoder(str(run / "encoder" / "encoder"))
-    assert encoder.side == 128 and encoder.pooled(torch.rand(2, 64, 128, 3), stretch=True).shape == (2, 128)
+    encoder = VisionEncoder(str(made / "encoder" / "encoder"))
+    assert encoder.side == 64 and encoder.pooled(torch.rand(2, 32, 64, 3), stretch=True).shape == (2, 128)
 
 
 def test_embedded_prompts(made):
-    run, _ = made
-    prompts = EmbeddedPrompts(run / "base" / "base" / "prompts.safetensors")
+    prompts = EmbeddedPrompts(made / "base" / "base" / "prompts.safetensors")
     tokens, pooled = prompts([NOTHING, "invert", NOTHING])
     assert tokens.shape == (3, 1, 64) and pooled.shape == (3, 128)
     assert torch.equal(pooled[0], pooled[2]) and not torch.equal(pooled[0], pooled[1])
-    with pytest.raises(ValueError, match=r"prompts\.safetensors knows 5 prompts, and 'snow' is none"):
+    with pytest.raises(ValueError, match=r"prompts\.safetensors knows \d+ prompts, and 'snow' is none"):
         prompts(["snow"])
-
-
-@pytest.fixture
-def curriculum():
-    tasks = {"invert/00": [0, 1, 2], "invert/01": [3, 4], "mirror/00": [5, 6, 7]}
-    parameters = {"invert/00": {"invert.gain.0": 1.0}, "invert/01": {"invert.gain.1": 0.4, "invert.gain.2": 0.6}}
-    return Curriculum(tasks, {"mirror/00": {}, **parameters}, starter.BaseSettings())
-
-
-ABOUT = {"invert": [NOTHING, "tone_and_colour", "invert"], "mirror": [NOTHING, "geometry", "mirror"]}
-
-
-def task_of(curriculum, number):
-    return next(task for task, numbers in curriculum.numbers.items() if number in numbers)
-
-
-def test_canvases_are_told_as_often_as_they_should(curriculum):
-    lessons = [curriculum.canvas(i) for i in range(4000)]
-    told = [lesson for lesson in lessons if len(lesson.told) > 1]
-    for lesson in told:
-        task = task_of(curriculum, lesson.answer)
-        assert task == task_of(curriculum, lesson.example) and lesson.example != lesson.answer
-        assert lesson.told == dict.fromkeys(ABOUT[edit_of(task)][: len(lesson.told)], 1.0)
-    assert len(told) / 4000 == pytest.approx(0.65, abs=0.03)
-    assert sum(len(lesson.told) == 3 for lesson in lessons) / 4000 == pytest.approx(0.5, abs=0.03)
-    # Told nothing, half of the examples are right; the others show any edit, here one of two.
-    untold = [lesson for lesson in lessons if lesson.told == {NOTHING: 1.0}]
-    assert len(told) + len(untold) == 4000
-    same = sum(edit_of(task_of(curriculum, x.example)) == edit_of(task_of(curriculum, x.answer)) for x in untold)
-    assert same / len(untold) == pytest.approx(0.75, abs=0.05)
-
-
-def test_images_alone_are_told_their_edit_and_mostly_its_parameters(curriculum):
-    lessons = [curriculum.image(i) for i in range(4000)]
-    assert {lesson.answer for lesson in lessons} == set(range(8))
-    for lesson in lessons:
-        task = task_of(curriculum, lesson.answer)
-        about = dict.fromkeys(ABOUT[edit_of(task)], 1.0)
-        assert lesson.told in (about, about | curriculum.parameters[task])
-    inversions = [lesson for lesson in lessons if "invert" in lesson.told]
-    share = sum(len(lesson.told) > 3 for lesson in inversions) / len(inversions)
-    assert share == pytest.approx(0.75, abs=0.03)
 
 
 @pytest.mark.parametrize(
@@ -269,21 +280,72 @@ def test_parameters_are_told_between_knots(gain, expected):
     assert told == pytest.approx({f"invert.gain.{knot}": weight for knot, weight in expected.items()})
 
 
-def test_every_parameter_of_a_recipe_can_be_told():
-    recipe = Recipe.load(Path("training/starter/recipes/training.yaml"))
-    for task in tasks(replace(recipe, draws_per_edit=3)):
-        told = about_parameters(task.edit, task.parameters)
-        assert sum(told.values()) == pytest.approx(len(task.edit.spans)) and all(0 < w <= 1 for w in told.values())
+def test_every_task_can_be_told():
+    vocabulary = Vocabulary()
+    task = Drawn(("invert", "mirror"), ({"gain": 0.775}, {}))
+    assert parameters_of(task) == pytest.approx({"invert.gain.0": 0.5, "invert.gain.1": 0.5})
+    for name in TRAINING_EDITS:
+        values = EDITS[name].parameters(np.random.default_rng(0))
+        told = about_parameters(EDITS[name], values)
+        assert sum(told.values()) == pytest.approx(len(EDITS[name].spans)) and all(0 < w <= 1 for w in told.values())
+        assert vocabulary.spell([told]).sum() == pytest.approx(len(EDITS[name].spans))
 
 
-def test_what_is_told_adds_up(curriculum):
-    base = Base(curriculum.settings, curriculum.names())
-    assert set(curriculum.prompts()) == {*ABOUT["invert"], *ABOUT["mirror"]}
-    about = curriculum.prompts()["invert"] | curriculum.parameters["invert/01"]
-    assert about == dict.fromkeys(ABOUT["invert"], 1.0) | {"invert.gain.1": 0.4, "invert.gain.2": 0.6}
+@pytest.fixture(scope="module")
+def curriculum(pool):
+    curriculum = Curriculum(pool, Vocabulary(), LessonSettings(0.5, 0.15, 0.5, 0.75))
+    curriculum.refresh()
+    return curriculum
+
+
+def families(curriculum, spelled):
+    start = 1
+    return spelled[:, start : start + len(curriculum.vocabulary.families)]
+
+
+def edits(curriculum, spelled):
+    start = 1 + len(curriculum.vocabulary.families)
+    return spelled[:, start : start + len(curriculum.vocabulary.edits)]
+
+
+def test_canvases_are_told_as_often_as_they_should(curriculum):
+    lessons = curriculum.canvases(4000, generator_of(0, 1, CPU))
+    told, tasks = lessons.told.bool(), lessons.answers // 3
+    assert (lessons.spelled[:, 0] == 1).all() and told.float().mean() == pytest.approx(0.65, abs=0.03)
+    assert torch.equal(families(curriculum, lessons.spelled).any(1), told)
+    assert edits(curriculum, lessons.spelled).any(1).float().mean() == pytest.approx(0.5, abs=0.03)
+    expected = [set(curriculum.pool.tasks[task].edits) for task in tasks.tolist()]
+    for row, names in zip(edits(curriculum, lessons.spelled), expected):
+        said = {curriculum.vocabulary.edits[i] for i in row.nonzero()[:, 0].tolist()}
+        assert said in (set(), names)
+    # Told nothing, half of the examples are right; the others show any pair, of six tasks.
+    right = lessons.examples // 3 == tasks
+    assert right[told].all() and right[~told].float().mean() == pytest.approx(0.5 + 0.5 / 6, abs=0.05)
+
+
+def test_images_alone_are_told_their_edit_and_mostly_its_parameters(curriculum):
+    lessons = curriculum.images(4000, generator_of(0, 2, CPU))
+    tasks = lessons.answers // 3
+    assert set(lessons.answers.tolist()) == set(range(18)) and edits(curriculum, lessons.spelled).any(1).all()
+    start = 1 + len(curriculum.vocabulary.families) + len(curriculum.vocabulary.edits)
+    said = lessons.spelled[:, start:].any(1)
+    some = torch.tensor([any(task.parameters) for task in curriculum.pool.tasks])[tasks]
+    assert not said[~some].any() and said[some].float().mean() == pytest.approx(0.75, abs=0.04)
+
+
+def test_what_is_told_adds_up():
+    vocabulary = Vocabulary(("invert", "mirror"))
+    base = Base(BaseSettings(heads=1, single=1), vocabulary, 32)
+    told = {NOTHING: 1.0, "invert": 1.0, "invert.gain.1": 0.4, "invert.gain.2": 0.6}
     rows = base.instructions.weight
-    expected = torch.stack((rows[0], sum(weight * rows[base.numbers[name]] for name, weight in about.items())))
-    torch.testing.assert_close(base.pooled(base.spell([{NOTHING: 1.0}, about])), expected)
+    expected = torch.stack((rows[0], sum(weight * rows[vocabulary.numbers[name]] for name, weight in told.items())))
+    torch.testing.assert_close(base.pooled(vocabulary.spell([{NOTHING: 1.0}, told])), expected)
+    assert set(vocabulary.prompts()) == {NOTHING, "tone_and_colour", "geometry", "invert", "mirror"}
+
+
+def test_held_out_examples_are_two_pairs_of_one_edit():
+    examples = draw_examples(0, ("astronaut",), 3, 16, composed=0.0)
+    assert examples.shape == (3, 2, 2, 16, 16, 3) and examples.dtype == torch.uint8
 
 
 def test_contrast_finds_the_same_edit():
@@ -294,16 +356,8 @@ def test_contrast_finds_the_same_edit():
 
 
 def test_the_base_wants_an_autoencoder(tmp_path, caplog):
-    assert starter.main(["base", f"run={tmp_path}", "manifest=none.jsonl"]) == 1
+    assert starter.main(["base", f"run={tmp_path}"]) == 1
     assert "there is no autoencoder; train it with `python -m training.starter autoencoder`" in caplog.text
-
-
-def test_pairs_of_another_recipe_are_refused(made, tmp_path, caplog):
-    run, manifest = made
-    other = tmp_path / "other.yaml"
-    other.write_text(RECIPE.format(images="images").replace("mirror", "flip"))
-    assert starter.main(["base", f"run={run}", f"manifest={manifest}", f"recipe={other}"]) == 1
-    assert f"{manifest}: {other} does not draw its task mirror/00; prepare the manifest from that recipe" in caplog.text
 
 
 def test_a_misspelt_setting_is_named(caplog):
