@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from lorweb_core.atomic import replacing
 
 from ..data.hashing import random_words
-from .edits import EDITS, TRAINING_EDITS, Edit, Parameters, compose, eight_bits, followers
+from .edits import EDITS, IDENTITY, TRAINING_EDITS, Edit, Parameters, compose, eight_bits, followers
 from .recipe import TRAINING_SUBJECTS, refuse_unknown
 
 logger = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class DrawSettings:
     Attributes:
         side: of an image in pixels. seed: of all of it.
         shards: how many, of ``tasks`` tasks each, and a task has ``pairs`` pairs.
-        composed: share of the tasks with two edits, one after the other.
+        composed: share of the tasks with two edits, one after the other. unchanged: share of those that change nothing.
         edits: names to draw from, the more often the more often they are listed; empty for all training edits alike.
         workers: processes; 0 for one a core.
     """
@@ -50,6 +50,7 @@ class DrawSettings:
     tasks: int = 64
     pairs: int = 4
     composed: float = 0.25
+    unchanged: float = 0.02
     edits: list[str] = field(default_factory=list)
     workers: int = 0
 
@@ -104,7 +105,8 @@ def _draw_shard(folder: Path, settings: DrawSettings, number: int) -> None:
 
 def _draw_task(rng: np.random.Generator, settings: DrawSettings) -> tuple[Drawn, np.ndarray]:
     """A task and its pairs, float32 [pairs, 2, side, side, 3]."""
-    task = draw_task(rng, settings.edits or TRAINING_EDITS, settings.composed)
+    names = [IDENTITY] if rng.random() < settings.unchanged else settings.edits or TRAINING_EDITS
+    task = draw_task(rng, names, 0.0 if names == [IDENTITY] else settings.composed)
     edit, parameters = as_one(task)
     pairs = [edit.pair(rng, parameters, settings.side, TRAINING_SUBJECTS) for _ in range(settings.pairs)]
     return task, np.stack([np.stack(pair) for pair in pairs])

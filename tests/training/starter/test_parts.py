@@ -15,7 +15,7 @@ from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
 from training.starter import __main__ as starter
 from training.starter.autoencoder import Trained, make_autoencoder, make_canvases, split_canvases
 from training.starter.base import Base, BaseSettings
-from training.starter.edits import EDITS, TRAINING_EDITS
+from training.starter.edits import EDITS, IDENTITY, TRAINING_EDITS
 from training.starter.encoder import contrast, draw_examples
 from training.starter.lessons import Curriculum, LessonSettings
 from training.starter.pool import Encoded, Pool, generator_of
@@ -81,12 +81,19 @@ def test_drawing_goes_on_with_the_shards_that_are_missing(tmp_path):
 
 
 def test_the_edits_to_draw_are_those_that_are_named(tmp_path):
-    draw_shards(tmp_path, replace(DRAWN, shards=1, composed=0.0, edits=["mirror"]))
+    draw_shards(tmp_path, replace(DRAWN, shards=1, composed=0.0, unchanged=0.0, edits=["mirror"]))
     tasks, images = read_shard(shard_path(tmp_path, 0))
     before, after = images.flatten(0, 1).unbind(1)
     assert tasks == 3 * [Drawn(("mirror",), ({},))] and torch.equal(after, before.flip(2))
     with pytest.raises(ValueError, match=r"training edit \(draw\.edits\) 'mirrors'; did you mean 'mirror'"):
         draw_shards(tmp_path, replace(DRAWN, edits=["mirrors"]))
+
+
+def test_some_tasks_change_nothing(tmp_path):
+    draw_shards(tmp_path, replace(DRAWN, shards=1, composed=1.0, unchanged=1.0))
+    tasks, images = read_shard(shard_path(tmp_path, 0))
+    before, after = images.flatten(0, 1).unbind(1)
+    assert {task.edits for task in tasks} == {(IDENTITY,)} and torch.equal(before, after)
 
 
 def test_a_task_of_two_edits_is_one_after_the_other():
