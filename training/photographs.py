@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from .starter.photographs import load
+from .starter.photographs import load_from_wheel
 
 # Photographs that come inside scikit-image's wheel.
 PHOTOGRAPHS = ("astronaut", "chelsea", "coffee", "rocket", "hubble_deep_field", "immunohistochemistry")
@@ -36,7 +36,7 @@ def make_photographs(folder: Path, side: int = 64, per_task: int = 12, seed: int
 
 def _crops(side: int, rng: np.random.Generator) -> Iterator[Image.Image]:
     """Random square crops of the photographs in turn, at least a third of each, scaled to side x side."""
-    photographs = [Image.fromarray(load(name)) for name in PHOTOGRAPHS]
+    photographs = [Image.fromarray(load_from_wheel(name)) for name in PHOTOGRAPHS]
     while True:
         for photograph in photographs:
             size = int(rng.integers(min(photograph.size) // 3, min(photograph.size)))
