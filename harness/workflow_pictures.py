@@ -31,7 +31,7 @@ _ALWAYS = 0  # a node's mode when it is neither muted nor bypassed
 # Larger text in notes, because the picture is smaller than the page.
 _SETTINGS = {"Comfy.TextareaWidget.FontSize": 15, "Comfy.Minimap.Visible": False}
 # What a workflow names, and what stands in for it. Empty files are enough for combo boxes that nothing runs from.
-BANK, ENCODER = "lorweb/lorweb_bank.safetensors", "clip_vision/clip-vit-large-patch14.safetensors"
+BANK, ENCODER = "lorweb/lorweb_model.safetensors", "clip_vision/clip-vit-large-patch14.safetensors"
 _ONLY_NAMED = (
     "diffusion_models/flux1-dev-kontext_fp8_scaled.safetensors",
     "text_encoders/clip_l.safetensors",

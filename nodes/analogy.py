@@ -5,7 +5,8 @@ from comfy_api.latest import io
 from ..lorweb_core import BasisBank
 from ..lorweb_core.query import build_query, encoder_images
 from .image_encoder import ENCODER_CROPS, ClipVisionEncoder
-from .sockets import CATEGORY, Basis, Coefficients, coefficients_output, fit_input, rgb, triplet_inputs
+from .sockets import ADVANCED, CATEGORY, Basis, Coefficients, coefficients_output, fit_input, schema, triplet_inputs
+from .values import check_values, triplet
 
 
 class EncodeAnalogy(io.ComfyNode):
@@ -13,8 +14,9 @@ class EncodeAnalogy(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBEncodeAnalogy",
+            search_aliases=["edit by example", "visual analogy", "before after"],
             display_name="Encode Analogy (LoRWeB)",
             category=CATEGORY,
             description="Encodes the example pair a, a' and the image b into mixing coefficients: how much of each"
@@ -34,6 +36,7 @@ class EncodeAnalogy(io.ComfyNode):
                     tooltip="What the encoder sees of images that are not square: what it saw in training (CLIP:"
                     " their centre), all of them padded to a square, or all of them stretched. Try pad when the edit"
                     " is near an edge.",
+                    **ADVANCED,
                 ),
             ],
             outputs=[
@@ -41,14 +44,15 @@ class EncodeAnalogy(io.ComfyNode):
                     display_name="coefficients", tooltip="Mixing coefficients of every layer, for Apply and the rest."
                 )
             ],
-            is_output_node=True,
+            draws=True,
         )
 
     @classmethod
     def execute(
         cls, basis: BasisBank, clip_vision, image_a, image_a_prime, image_b, fit: str, encoder_crop: str
     ) -> io.NodeOutput:
-        images = encoder_images(rgb(image_a), rgb(image_a_prime), rgb(image_b), fit)
+        check_values(cls, fit=fit, encoder_crop=encoder_crop)
+        images = encoder_images(*triplet(image_a, image_a_prime, image_b), fit)
         encoder = ClipVisionEncoder(clip_vision, basis.config, encoder_crop)
         query = build_query(basis.config.query_mode, *images, encoder)
         return coefficients_output(basis.mix(query).mean())

@@ -11,7 +11,7 @@ from ..lorweb_core.checkpoint import PREFIX
 from ..lorweb_core.lora import ComposedLoRA
 from .adapter import BasisAdapter
 from .runtime import Rows, add_at_run_time
-from .sockets import CATEGORY, Basis, Coefficients
+from .sockets import CATEGORY, Basis, Coefficients, schema
 
 logger = logging.getLogger(__name__)
 
@@ -19,6 +19,8 @@ logger = logging.getLogger(__name__)
 Target = str | tuple
 
 PATCH, RUNTIME = "patch", "runtime"
+# Through a link; the slider ends earlier.
+LARGEST_STRENGTH = 100
 
 
 class Apply(io.ComfyNode):
@@ -26,8 +28,9 @@ class Apply(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBApply",
+            search_aliases=["edit by example", "apply lora", "visual analogy"],
             display_name="Apply Analogy (LoRWeB)",
             category=CATEGORY,
             description="Puts the edit on the model, as one ordinary LoRA. Stacks with other LoRAs in any order; the"
@@ -67,6 +70,8 @@ class Apply(io.ComfyNode):
     def execute(
         cls, model, basis: BasisBank, coefficients: MixingCoefficients, strength: float, mode: str = PATCH
     ) -> io.NodeOutput:
+        if not abs(strength) <= LARGEST_STRENGTH:  # so neither does NaN pass
+            raise ValueError(f"strength is {strength}; it can be from -{LARGEST_STRENGTH} to {LARGEST_STRENGTH}")
         if strength == 0:
             report = f"{basis.path.name}: strength 0, the model is untouched"
             return io.NodeOutput(model, report, ui=ui.PreviewText(report))

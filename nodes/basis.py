@@ -11,7 +11,7 @@ from ..lorweb_core.info import describe
 from ..lorweb_core.released import shared_yamls
 from .folders import basis_names, basis_path
 from .progress import progress_bar
-from .sockets import CATEGORY, Basis
+from .sockets import CATEGORY, Basis, schema
 
 
 class LoadBasis(io.ComfyNode):
@@ -19,12 +19,14 @@ class LoadBasis(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBLoadBasis",
+            search_aliases=["basis bank", "lora basis", "visual analogy"],
             display_name="Load Basis (LoRWeB)",
             category=CATEGORY,
             description="Loads a basis bank from models/lorweb: N small LoRAs for every layer, from which an analogy"
-            " mixes one. The whole file is checked; its tensors stay on the CPU until the model is patched.",
+            " mixes one. The whole file is checked; its tensors stay on the CPU until the model is patched. The"
+            " released bank was trained with instructions: name the edit in the prompt.",
             inputs=[
                 io.Combo.Input(
                     "basis_name",

@@ -5,7 +5,9 @@ import logging
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import BasisBank, CanvasGeometry
-from .sockets import CATEGORY, Basis, Geometry, fit_input, rgb, triplet_inputs
+from .scaled import require_unscaled
+from .sockets import CATEGORY, Basis, Geometry, fit_input, schema, triplet_inputs
+from .values import check_values, rgb, triplet
 
 logger = logging.getLogger(__name__)
 
@@ -19,8 +21,9 @@ class Canvas(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBCanvas",
+            search_aliases=["2x2 grid", "analogy grid", "before after"],
             display_name="Canvas (LoRWeB)",
             category=CATEGORY,
             description="Composes the 2x2 canvas a | a' over b | b. Encode it with VAE Encode, use the latent both"
@@ -36,7 +39,7 @@ class Canvas(io.ComfyNode):
                     max=8.0,
                     step=0.05,
                     tooltip="Size of the whole canvas in units of 1024 x 1024 pixels; b' is a quarter of it. The"
-                    " released bank works best at 1. 0 keeps b at its own size.",
+                    " released bank was trained at 512 x 512 pixels and is used at 1. 0 keeps b at its own size.",
                 ),
                 io.Int.Input(
                     "long_side",
@@ -77,8 +80,10 @@ class Canvas(io.ComfyNode):
         fit: str,
         basis: BasisBank | None = None,
     ) -> io.NodeOutput:
-        geometry = CanvasGeometry.plan(*image_b.shape[1:3], megapixels, long_side)
-        canvas = geometry.compose(rgb(image_a)[:1], rgb(image_a_prime)[:1], rgb(image_b), fit)
+        check_values(cls, megapixels=megapixels, long_side=long_side, fit=fit)
+        a, a_prime, b = triplet(image_a, image_a_prime, image_b)
+        geometry = CanvasGeometry.plan(*b.shape[1:3], megapixels, long_side)
+        canvas = geometry.compose(a[:1], a_prime[:1], b, fit)
         warning = "\n".join(filter(None, (geometry.warning, size_warning(geometry, basis) if basis else "")))
         if warning:
             logger.warning(warning)
@@ -103,13 +108,15 @@ class CropResult(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBCropResult",
+            search_aliases=["uncrop canvas", "b prime"],
             display_name="Crop Result (LoRWeB)",
             category=CATEGORY,
             description="Cuts b' out of the canvas that the model made and puts it back to b's own size.",
             inputs=[
-                io.Image.Input("image", tooltip="The decoded canvas, at the size at which Canvas made it."),
+                # Lazy, so that a canvas that is scaled on its way is refused before it is sampled.
+                io.Image.Input("image", lazy=True, tooltip="The decoded canvas, at the size at which Canvas made it."),
                 Geometry.Input("geometry", tooltip="From the Canvas node that made it."),
                 io.Boolean.Input(
                     "original_size",
@@ -118,11 +125,19 @@ class CropResult(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output(display_name="image_b_prime", tooltip="b': the edited image.")],
+            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
         )
 
     @classmethod
+    def check_lazy_status(cls, geometry: CanvasGeometry, image=None, original_size: bool = True) -> list[str]:
+        if image is not None:
+            return []
+        require_unscaled(cls.hidden.prompt, cls.hidden.unique_id, (geometry.height, geometry.width))
+        return ["image"]
+
+    @classmethod
     def execute(cls, image, geometry: CanvasGeometry, original_size: bool = True) -> io.NodeOutput:
-        return io.NodeOutput(geometry.crop(image, original_size))
+        return io.NodeOutput(geometry.crop(rgb(image, "image"), original_size))
 
 
 NODES = [Canvas, CropResult]

@@ -8,7 +8,8 @@ from comfy_api.latest import io, ui
 from ..lorweb_core import MixingCoefficients
 from ..lorweb_core.patterns import parse_block_scales, parse_overrides
 from ..lorweb_core.plot import heatmap
-from .sockets import CATEGORY, Coefficients, coefficients_output, image_of
+from .sockets import ADVANCED, CATEGORY, Coefficients, coefficients_output, image_of, schema
+from .values import check_finite, check_values
 
 
 class BlendCoefficients(io.ComfyNode):
@@ -16,8 +17,9 @@ class BlendCoefficients(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBBlendCoefficients",
+            search_aliases=["mix edits", "interpolate edits"],
             display_name="Blend Coefficients (LoRWeB)",
             category=CATEGORY,
             description="Interpolates two edits of one bank. Chain several of these nodes to blend more than two.",
@@ -35,13 +37,14 @@ class BlendCoefficients(io.ComfyNode):
                 ),
             ],
             outputs=[Coefficients.Output(display_name="coefficients", tooltip="The blended edit.")],
-            is_output_node=True,
+            draws=True,
         )
 
     @classmethod
     def execute(
         cls, coefficients_1: MixingCoefficients, coefficients_2: MixingCoefficients, blend: float
     ) -> io.NodeOutput:
+        check_finite(blend=blend)
         return coefficients_output(MixingCoefficients.blend((coefficients_1, coefficients_2), (1 - blend, blend)))
 
 
@@ -50,8 +53,9 @@ class AdjustCoefficients(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBAdjustCoefficients",
+            search_aliases=["sharpen edit", "temperature", "block scales"],
             display_name="Adjust Coefficients (LoRWeB)",
             category=CATEGORY,
             description="Sharpens, thins out and weighs an edit: temperature, then top-k, then scales per block,"
@@ -88,16 +92,19 @@ class AdjustCoefficients(io.ComfyNode):
                     placeholder="overrides, one a line:\ntransformer_blocks.3 7 = 0.4",
                     tooltip="One 'pattern index = value' a line: sets the coefficient of one basis element (counted"
                     " from 0) by hand in all layers that the pattern covers.",
+                    **ADVANCED,
                 ),
             ],
             outputs=[Coefficients.Output(display_name="coefficients", tooltip="The adjusted edit.")],
-            is_output_node=True,
+            draws=True,
         )
 
     @classmethod
     def execute(
         cls, coefficients: MixingCoefficients, temperature: float, top_k: int, block_scales: str, overrides: str
     ) -> io.NodeOutput:
+        check_finite(temperature=temperature)
+        check_values(cls, top_k=top_k)
         adjusted = coefficients.temperature(temperature)
         if top_k:
             adjusted = adjusted.top_k(min(top_k, adjusted.num_loras))
@@ -126,8 +133,9 @@ class PlotCoefficients(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBPlotCoefficients",
+            search_aliases=["heatmap", "show coefficients"],
             display_name="Plot Coefficients (LoRWeB)",
             category=CATEGORY,
             description="Draws the coefficients, layers by basis elements, with how many elements are used in effect"

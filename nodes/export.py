@@ -1,5 +1,6 @@
 """Save LoRA: one analogy as a plain LoRA file."""
 
+import logging
 import os
 
 import folder_paths
@@ -9,7 +10,10 @@ from comfy_api.latest import io, ui
 from ..lorweb_core import BasisBank, MixingCoefficients
 from ..lorweb_core.export import FORMATS
 from .progress import progress_bar
-from .sockets import CATEGORY, Basis, Coefficients
+from .sockets import CATEGORY, Basis, Coefficients, schema
+from .values import check_values
+
+logger = logging.getLogger(__name__)
 
 DTYPES = {"float16": torch.float16, "bfloat16": torch.bfloat16, "float32": torch.float32}
 
@@ -19,8 +23,9 @@ class SaveLoRA(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBSaveLoRA",
+            search_aliases=["export lora", "extract lora"],
             display_name="Save LoRA (LoRWeB)",
             category=CATEGORY,
             description="Saves the edit as an ordinary LoRA file. Files in output/loras appear in the stock LoRA"
@@ -71,6 +76,7 @@ class SaveLoRA(io.ComfyNode):
         max_rank: int,
         dtype: str,
     ) -> io.NodeOutput:
+        check_values(cls, format=format, max_rank=max_rank, dtype=dtype)
         lora = basis.compose(coefficients)
         rank = basis.config.num_loras * basis.config.rank
         truncated = 0 < max_rank < rank
@@ -82,19 +88,32 @@ class SaveLoRA(io.ComfyNode):
             report = (
                 f"rank {max_rank}, relative error {sum(errors) / len(errors):.2%} on average, {max(errors):.2%} at most"
             )
-        path, name = output_path(filename_prefix)
+        path, name, listed = output_path(filename_prefix)
         lora.save(path, format, DTYPES[dtype], {"lorweb_bank": basis.path.name, "lorweb_rank": report}, progress)
+        if not listed:
+            report += "\nComfyUI's LoRA loader does not list it: that looks in output/loras, so begin with loras/"
+            logger.warning("%s: %s", path, report)
         return io.NodeOutput(name, ui=ui.PreviewText(f"{path}\n{report}"))
 
 
-def output_path(prefix: str) -> tuple[str, str]:
-    """(full path of a new file below the output folder, its name for the stock LoRA loader)."""
+def output_path(prefix: str) -> tuple[str, str, bool]:
+    """Where a LoRA goes: a new file below the output folder, never one that is there.
+
+    Args:
+        prefix: folder and beginning of the name; a folder alone gets a name, nothing at all the default.
+
+    Returns:
+        (full path, name for the stock LoRA loader, whether that loader lists it).
+    """
     root = folder_paths.get_output_directory()
+    if os.path.basename(prefix.strip()) in ("", ".", ".."):
+        prefix = os.path.join(prefix.strip() or "loras", "lorweb")
     folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
-    path = os.path.join(folder, f"{name}_{counter:05}_.safetensors")
-    loras = os.path.join(root, "loras")
-    inside = os.path.commonpath([os.path.abspath(path), os.path.abspath(loras)]) == os.path.abspath(loras)
-    return path, os.path.relpath(path, loras if inside else root)
+    while os.path.lexists(path := os.path.join(folder, f"{name}_{counter:05}_.safetensors")):
+        counter += 1
+    loras = os.path.abspath(os.path.join(root, "loras"))
+    listed = os.path.commonpath([os.path.abspath(path), loras]) == loras
+    return path, os.path.relpath(path, loras if listed else root), listed
 
 
 NODES = [SaveLoRA]

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from ..lorweb_core.canvas import resize
 from .image_encoder import SIGLIP_MEAN, normalise
-from .sockets import CATEGORY
+from .sockets import CATEGORY, schema
 
 # Heads and width of the published vision towers: base, large, so400m and giant. No weight's shape tells the heads.
 HEADS = {768: 12, 1024: 16, 1152: 16, 1536: 16}
@@ -138,8 +138,9 @@ class LoadSiglip(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBLoadSigLIP",
+            search_aliases=["siglip2", "vision encoder"],
             display_name="Load SigLIP 2 Vision (LoRWeB)",
             category=CATEGORY,
             description="Loads SigLIP 2 as the image encoder, for banks that were trained with it. For all other"

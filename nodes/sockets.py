@@ -1,5 +1,9 @@
 """Socket types of the pack, and widgets and pictures that several nodes share."""
 
+from dataclasses import fields
+from inspect import signature
+from typing import Any
+
 import torch
 from comfy_api.latest import io, ui
 
@@ -8,10 +12,29 @@ from ..lorweb_core.canvas import FITS
 from ..lorweb_core.plot import thumbnail
 
 CATEGORY = "LoRWeB"
+_KNOWN = {field.name for field in fields(io.Schema)}
+# For widgets that few people turn: the page of newer ComfyUI folds them away until it is asked for them.
+ADVANCED = {"advanced": True} if "advanced" in signature(io.Combo.Input).parameters else {}
 
 Basis = io.Custom("LORWEB_BASIS")
 Coefficients = io.Custom("LORWEB_COEFFICIENTS")
 Geometry = io.Custom("LORWEB_GEOMETRY")
+
+
+def schema(search_aliases: list[str], draws: bool = False, **settings: Any) -> io.Schema:
+    """A node's schema; what only newer ComfyUI knows of it is told to that alone.
+
+    Args:
+        search_aliases: other words that people look for.
+        draws: the node shows a picture of what it passes on. The page is to get it again when the result comes from the
+            cache; older ComfyUI does so for output nodes only.
+        settings: as ``io.Schema`` has them.
+    """
+    if "search_aliases" in _KNOWN:
+        settings["search_aliases"] = search_aliases
+    if draws:
+        settings["has_intermediate_output" if "has_intermediate_output" in _KNOWN else "is_output_node"] = True
+    return io.Schema(**settings)
 
 
 def fit_input() -> io.Combo.Input:
@@ -37,16 +60,8 @@ def triplet_inputs() -> list[io.Image.Input]:
     ]
 
 
-def rgb(images):
-    """Images [B, H, W, 3], without an alpha channel."""
-    return images[..., :3]
-
-
 def coefficients_output(coefficients: MixingCoefficients) -> io.NodeOutput:
-    """Coefficients as a node's output, and their small heatmap on the node.
-
-    Such a node is declared an output node: the page then gets its picture again when the result comes from the cache.
-    """
+    """Coefficients as a node's output, and their small heatmap on the node."""
     return io.NodeOutput(coefficients, ui=ui.PreviewImage(image_of(thumbnail(coefficients))))
 
 

@@ -18,7 +18,7 @@ from torch import Tensor
 from ..lorweb_core import BasisBank
 from ..lorweb_core.packing import PACKED, unpack
 from .narrow_flux import load_narrow_flux
-from .sockets import CATEGORY, Basis, image_of
+from .sockets import CATEGORY, Basis, image_of, schema
 
 FOLDER = Path(__file__).resolve().parent.parent / "starter"
 EXAMPLES = FOLDER / "examples"
@@ -30,8 +30,9 @@ class LoadStarter(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBLoadStarter",
+            search_aliases=["edit by example", "demo model"],
             display_name="Load LoRWeB Starter",
             category=CATEGORY,
             description="Loads the small model that comes with this pack: it edits pictures of 64 x 64 pixels by"
@@ -60,8 +61,9 @@ class StarterExample(io.ComfyNode):
 
     @classmethod
     def define_schema(cls) -> io.Schema:
-        return io.Schema(
+        return schema(
             node_id="LoRWeBStarterExample",
+            search_aliases=["edit by example", "demo images"],
             display_name="Starter Example (LoRWeB)",
             category=CATEGORY,
             description="An example pair a, a', a picture b that the starter has never seen, and what b' should be."

@@ -15,25 +15,19 @@ each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path
 
 
 @each_workflow
-def test_opens_without_a_missing_node_or_an_error(page, path):
+def test_the_page_opens_it_without_an_error_and_saves_what_it_opened(page, path):
     workflow = read_workflow(path)
     page.load(workflow)
     assert page.missing_types() == []
     assert page.errors == []
-    assert len(page.serialize()["nodes"]) == len(workflow["nodes"])
-
-
-@each_workflow
-def test_the_page_saves_what_it_opened(page, path):
-    workflow = read_workflow(path)
-    page.load(workflow)
     saved = page.serialize()
+    assert len(saved["nodes"]) == len(workflow["nodes"])
     assert saved["links"] == workflow["links"]
     assert [group["bounding"] for group in saved["groups"]] == [group["bounding"] for group in workflow["groups"]]
     # Versions of the frontend differ in what else they note down about a node.
     for ours, theirs in zip(workflow["nodes"], saved["nodes"]):
         for part in ("id", "type", "title", "pos", "size", "mode", "widgets_values"):
-            assert theirs.get(part) == ours.get(part), f"{ours['type']} {part}"
+            assert (theirs.get(part) or None) == (ours.get(part) or None), f"{ours['type']} {part}"
 
 
 def test_the_template_browser_shows_them_with_their_pictures(page):
@@ -46,9 +40,9 @@ def test_the_template_browser_shows_them_with_their_pictures(page):
         assert card.locator("img").evaluate("image => image.naturalWidth") >= 1200
 
 
-@each_workflow
-def test_the_template_browser_opens_it(page, path):
-    open_template(page, path)
+def test_the_template_browser_opens_one(page):
+    """Another is opened by the starter's test."""
+    open_template(page, ROOT / "workflows" / "edit_by_example.json")
     assert page.missing_types() == []
     assert page.errors == []
 

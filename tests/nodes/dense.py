@@ -1,10 +1,13 @@
 """The slow, obvious way to apply a bank: dense deltas added by hand to the fused weights of a FLUX."""
 
+import re
 import zlib
 
 import comfy.sample
 import torch
 
+# The scale of a weight in scaled fp8; newer ComfyUI names it after the weight.
+SCALE = re.compile(r"\.(scale_weight|weight_scale)$")
 # Where diffusers' layers lie in FLUX's own modules: (module, which share of its outputs).
 DOUBLE = {
     "norm1.linear": ("img_mod.lin", None),
@@ -60,7 +63,7 @@ def float_weights(model) -> dict[str, torch.Tensor]:
 
 def dequantised(weights: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     """A float32 copy of weights, those of scaled fp8 times their scale."""
-    scales = {name.replace(".scale_weight", ".weight"): t for name, t in weights.items() if "scale_weight" in name}
+    scales = {SCALE.sub(".weight", name): tensor for name, tensor in weights.items() if SCALE.search(name)}
     return {name: tensor.float() * scales.get(name, torch.ones(())) for name, tensor in weights.items()}
 
 

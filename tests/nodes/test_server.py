@@ -210,14 +210,6 @@ def test_bad_inputs_are_clean_errors_and_the_server_goes_on(comfy, graph, banks,
     mixed["apply"]["inputs"]["basis"] = ["deep", 0]
     refused(comfy, mixed, "LoRWeBApply", "use the bank that they were made with")
 
-    scaled = copy.deepcopy(graph)
-    scaled["scale"] = {
-        "class_type": "ImageScaleBy",
-        "inputs": {"image": graph["crop"]["inputs"]["image"], "upscale_method": "bilinear", "scale_by": 2.0},
-    }
-    scaled["crop"]["inputs"]["image"] = ["scale", 0]
-    refused(comfy, scaled, "LoRWeBCropResult", "do not scale the image in between")
-
     adjusted = copy.deepcopy(graph)
     inputs = {"coefficients": graph["apply"]["inputs"]["coefficients"], "temperature": 1.0, "top_k": 0}
     adjusted["adjust"] = {"class_type": "LoRWeBAdjustCoefficients", "inputs": inputs}
@@ -228,6 +220,39 @@ def test_bad_inputs_are_clean_errors_and_the_server_goes_on(comfy, graph, banks,
     refused(comfy, adjusted, "LoRWeBAdjustCoefficients", "'nowhere' matches none of the 40 layers")
 
     assert result(comfy, good).std() > 1
+
+
+def scale(graph, node, source, consumers):
+    """The graph with a node between a source and those that take its image or latent."""
+    changed = copy.deepcopy(graph)
+    name = "samples" if node["class_type"].startswith("Latent") else "image"
+    for consumer, slot in consumers:
+        assert changed[consumer]["inputs"][slot] == [source, 0]
+        changed[consumer]["inputs"][slot] = ["scale", 0]
+    changed["scale"] = {**node, "inputs": {**node["inputs"], name: [source, 0]}}
+    return changed
+
+
+@pytest.mark.parametrize("node", [
+    {"class_type": "FluxKontextImageScale", "inputs": {}},
+    {"class_type": "ImageScaleBy", "inputs": {"upscale_method": "bilinear", "scale_by": 2.0}},
+    {"class_type": "LatentUpscaleBy", "inputs": {"upscale_method": "bilinear", "scale_by": 2.0}},
+], ids=lambda node: node["class_type"])  # fmt: skip
+def test_a_scaled_canvas_is_refused_before_it_is_sampled(comfy, graph, node):
+    latent = node["class_type"].startswith("Latent")
+    source, consumer = ("latent", ("sampler", "latent_image")) if latent else ("canvas", ("latent", "pixels"))
+    graph["sampler"]["inputs"]["seed"] = 77  # not one of a run before
+    ran = set()
+    with pytest.raises(
+        GraphError, match=rf"^node crop .*: {node['class_type']} \(node scale\) makes the canvas"
+    ) as caught:
+        comfy.run(scale(graph, node, source, [consumer]), lambda name, value, maximum: ran.add(name))
+    assert "do not scale the image in between" in str(caught.value) and "sampler" not in ran
+
+
+def test_a_scaling_that_changes_no_size_is_let_through(comfy, graph):
+    node = {"class_type": "ImageScaleBy", "inputs": {"upscale_method": "bilinear", "scale_by": 1.0}}
+    assert result(comfy, scale(graph, node, "canvas", [("latent", "pixels")])).std() > 1
 
 
 def test_a_bank_replaced_under_its_name_is_loaded_again(comfy, graph, banks):
