@@ -138,8 +138,12 @@ def fused_modules(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
     return modules
 
 
-def balance(down: Tensor, up: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Give both factors of every rank component the same largest magnitude; float32 has range enough as it is."""
+def balance(down: Tensor, up: Tensor, dtype: torch.dtype = torch.float16) -> tuple[Tensor, Tensor]:
+    """Give both factors of every rank component the same largest magnitude, as far as the type they are for needs it.
+
+    Args:
+        down: [R, in]. up: [out, R]. dtype: float32 has range enough as it is.
+    """
     if dtype == torch.float32:
         return down, up
     # In float64, which no ratio of float32 numbers leaves.

@@ -14,7 +14,7 @@ from torch import Tensor
 from .checkpoint import Progress, iterate_with_progress
 from .coefficients import MixingCoefficients
 from .config import BankConfig, BankError
-from .export import save_lora
+from .export import balance, save_lora
 from .mixing import composed_factors
 
 # What float16 holds. Weights are below 10: an edit beyond this can only give noise, or NaN.
@@ -119,7 +119,8 @@ class ComposedLoRA:
             raise ValueError(f"the rank is {rank}; it must be at least 1")
         factors, errors = {}, {}
         for name in iterate_with_progress(self.names, progress, len(self.names)):
-            factors[name], errors[name] = truncate_factors(*self.factors(name), rank)
+            # Balanced, so that no square of a factor leaves float32.
+            factors[name], errors[name] = truncate_factors(*balance(*self.factors(name)), rank)
         biases = {name: bias for name in self.names if (bias := self.bias(name)) is not None}
         return TruncatedLoRA(factors, biases, errors)
 

@@ -226,3 +226,17 @@ def test_what_half_precision_does_not_hold_is_not_saved(composed, tmp_path):
         strong.save(tmp_path / "x.safetensors", dtype=torch.float16)
     assert not (tmp_path / "x.safetensors").exists()
     strong.save(tmp_path / "x.safetensors", dtype=torch.bfloat16)
+
+
+def test_truncation_of_a_lopsided_bank(make_bank):
+    """A of 1e25 and B of 1e-25 make an ordinary edit, though the squares of A leave float32."""
+
+    def lopsided(tensors):
+        for name, tensor in tensors.items():
+            tensor.mul_(1e25 if name.endswith("lora_A") else 1e-25 if name.endswith("lora_B") else 1)
+
+    bank = BasisBank.load(make_bank(change=lopsided)[0])
+    lora = bank.compose(bank.mix(torch.randn(36)))
+    truncated = lora.truncate(18)
+    for name in LAYERS:
+        assert relative_error(delta(truncated, name), delta(lora, name).double()) < 1e-5
