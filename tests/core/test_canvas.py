@@ -1,7 +1,9 @@
 """One geometry for canvas, latent and crop."""
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from lorweb_core import CanvasGeometry
 from lorweb_core.canvas import MULTIPLE, PIXELS_PER_MEGAPIXEL, fit_image, pad_edges, resize, stack_quadrants
@@ -117,6 +119,14 @@ def test_resize_stays_in_range():
     assert big.min() >= 0 and big.max() <= 1
 
 
+@pytest.mark.parametrize("size", [(40, 30), (9, 11), (160, 190)])
+def test_resize_is_pillows_bicubic(size):
+    """Antialiased when smaller, bicubic when larger, and never beyond 0 and 1."""
+    picture = image(64, 64)[..., :1]
+    pillow = Image.fromarray(picture[0, ..., 0].numpy()).resize(size[::-1], Image.Resampling.BICUBIC)
+    torch.testing.assert_close(resize(picture, *size)[0, ..., 0], torch.tensor(np.asarray(pillow)).clamp(0, 1))
+
+
 def test_pad_edges_of_the_same_size_changes_nothing():
     x = image(5, 6)
     assert torch.equal(pad_edges(x, 5, 6), x)
@@ -148,7 +158,8 @@ def test_impossible_plans(arguments, message):
 
 def test_narrow_canvases_warn():
     assert CanvasGeometry.plan(512, 512).warning == "" == CanvasGeometry.plan(1000, 125).warning
-    assert "differ by more than 8 to 1" in CanvasGeometry.plan(1600, 100).warning
+    for size in ((1600, 100), (112, 1008)):
+        assert "differ by more than 8 to 1" in CanvasGeometry.plan(*size, megapixels=0).warning
 
 
 def test_an_empty_batch_is_refused():

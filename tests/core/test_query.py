@@ -119,7 +119,8 @@ def test_pictures_of_one_size_reach_the_encoder_as_they_are(size):
 
 
 @pytest.mark.parametrize(
-    "sizes", [((200, 200), (200, 200), (300, 200)), ((900, 900),) * 3, ((64, 80), (64, 64), (64, 64))]
+    "sizes",
+    [((200, 200), (200, 200), (300, 200)), ((900, 900),) * 3, ((600, 600),) * 3, ((64, 80), (64, 64), (64, 64))],
 )
 def test_others_become_quadrants_of_a_canvas_that_enlarges_nothing(sizes):
     a, a_prime, b = (torch.rand(1, *size, 3) for size in sizes)
