@@ -89,6 +89,17 @@ def begin_with(tuner: LoRWeBModel, path: Path) -> None:
     tuner.load_adapter_state_dict(tuner.adapter_state(tensors))
 
 
+def put_loras(tuner: LoRWeBModel, bank: BasisBank) -> None:
+    """Put a bank's LoRAs on a tuner of its shape, for coefficients that are set from outside: keys mean nothing then.
+
+    Raises:
+        ValueError: when it has other layers, or biases.
+    """
+    check_layers(bank.path, bank, tuner)
+    own = tuner.bank_tensors(tuner.adapter_state_dict())
+    tuner.load_adapter_state_dict(tuner.adapter_state({layer: {**own[layer], **_loras(bank, layer)} for layer in own}))
+
+
 def check_shape(path: Path, found: BankConfig, wanted: BankConfig) -> None:
     """Check that a bank is like the one that the configuration describes, whatever encoder and base it names.
 

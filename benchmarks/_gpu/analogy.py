@@ -29,7 +29,10 @@ def run(setting: Setting) -> None:
         with attempt("patching, bf16"):
             measure_patching(setting, "bf16", bank, lora)
         with attempt("moved slider"):
-            measure_slider(setting, makers(setting.flux(offload=torch.device("cpu")), bank, lora))
+            model = setting.flux(offload=torch.device("cpu"))
+            measure_slider(setting, makers(model, bank, lora))
+            measure_slider_at_run_time(setting, model, bank)
+            del model
         with attempt("patching, fp8"):
             measure_patching(setting, "fp8", bank, lora)
 
@@ -158,3 +161,14 @@ def measure_slider(setting: Setting, candidates: dict[str, Make]) -> None:
     report("bf16, nothing moved, to the end of the first step", timed(lambda: sampler(edited, 1)), "s")
     ours, stock = (min(values) for values in seconds.values())
     report("bf16, Apply / stock LoRA loader: moved slider", ours / stock)
+
+
+def measure_slider_at_run_time(setting: Setting, model, bank) -> None:
+    """The same for an edit at run time, which patches nothing."""
+    from lorweb_pack.nodes.apply import Apply
+
+    sampler, coefficients, seconds = setting.sampler(), bank.mix(queries(bank, 1)[0]), []
+    for strength in (1.0, 0.8, 0.6):
+        edited = Apply.execute(model, bank, coefficients, strength, mode="runtime").args[0]
+        seconds.append(timed(lambda edited=edited: sampler(edited, 1)))
+    report("bf16, Apply at run time: moved slider to the end of the first step", min(seconds[1:]), "s")

@@ -1,0 +1,230 @@
+"""Refining: the mixing coefficients of one edit, fitted to its example pairs before it is used. No weight changes.
+
+The image encoder guesses the coefficients at a glance. Here the model is held, and the coefficients move so that the
+flow loss on the examples falls, judged all along on what the fit does not see. No publication describes this; related
+are test-time training with leave-one-out tasks (arXiv 2411.07279) and LoraHub (arXiv 2307.13269).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from .coefficients import MixingCoefficients
+from .tasks import Model, Task
+
+# Shares are kept this far from 0, where their logits would be infinite and their gradients 0.
+_SMALLEST = 1e-6
+
+
+@dataclass(frozen=True)
+class Space:
+    """What is moved in place of the coefficients.
+
+    Attributes:
+        start: where the guess is.
+        values: point -> coefficients [L, N], differentiable.
+        distance: point -> how far it is from the guess, which the tie weighs.
+    """
+
+    start: Tensor
+    values: Callable[[Tensor], Tensor]
+    distance: Callable[[Tensor], Tensor]
+
+
+def in_logits(guess: MixingCoefficients) -> Space:
+    """Logits whose softmax (or tanh) the coefficients are; the distance is a KL divergence per layer, in nats.
+
+    Softmax shares keep each layer's total, so that scaled and blended guesses stay what they are. Coefficients that
+    are no shares (tanh, or extrapolated below 0) are moved as they are.
+    """
+    values = guess.values.clone()
+    if not guess.softmax or (values < 0).any():
+        return in_coefficients(guess)
+    total = values.sum(-1, keepdim=True)
+    start = (values / total.clamp_min(_SMALLEST)).clamp_min(_SMALLEST).log().log_softmax(-1)
+
+    def divergence(point: Tensor) -> Tensor:
+        logs = point.log_softmax(-1)
+        return (logs.exp() * (logs - start)).sum(-1).mean()
+
+    return Space(start, lambda point: point.softmax(-1) * total, divergence)
+
+
+def in_coefficients(guess: MixingCoefficients) -> Space:
+    """The coefficients themselves, free of every bound; the distance is their mean square."""
+    start = guess.values.clone()
+    return Space(start, lambda point: point, lambda point: (point - start).square().mean())
+
+
+def in_query(query: Tensor, mix: Callable[[Tensor], Tensor]) -> Space:
+    """The analogy query [q], from which the bank mixes; the distance is the mean square in units of the query's."""
+    start = query.clone()
+    return Space(start, mix, lambda point: (point - start).square().mean() / start.square().mean())
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How to fit.
+
+    Attributes:
+        steps: at most. draws: tasks a step. rate: of Adam.
+        tie: weight of the distance from the guess, in the loss's own units: relative to the guess's loss.
+        every: steps between two judgements. patience: judgements without a better one before it stops.
+        judged: draws of noise for every task of the judge. margin: standard errors by which the judge must prefer the
+            result to the guess.
+        seed: of everything random.
+    """
+
+    steps: int = 30
+    draws: int = 4
+    rate: float = 0.2
+    tie: float = 0.0
+    every: int = 5
+    patience: int = 2
+    judged: int = 4
+    margin: float = 1.0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "draws", "every", "patience", "judged"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.rate > 0 or not self.tie >= 0:
+            raise ValueError(f"rate is {self.rate} and tie {self.tie}; expected above 0, and at least 0")
+
+
+class Record(NamedTuple):
+    """A judgement: after how many steps, the mean loss of the steps since the last one, the loss held out."""
+
+    step: int
+    fitted: float
+    held_out: float
+
+
+@dataclass(frozen=True)
+class Refined:
+    """An edit, and how it came about.
+
+    Attributes:
+        coefficients: the refined ones, or the guess where the judge preferred nothing to it.
+        step: that they are of; 0 for the guess.
+        history: the judgements, the guess's first.
+        gain: by how much the held-out loss fell, as a share of the guess's.
+    """
+
+    coefficients: MixingCoefficients
+    step: int
+    history: tuple[Record, ...]
+
+    @property
+    def kept_guess(self) -> bool:
+        return self.step == 0
+
+    @property
+    def gain(self) -> float:
+        before = self.history[0].held_out
+        return 1 - next(r.held_out for r in self.history if r.step == self.step) / before if before > 0 else 0.0
+
+    def report(self) -> str:
+        """What happened, in a sentence."""
+        if self.kept_guess:
+            return f"the guess was kept: {self.history[-1].step} steps brought nothing better on what was held out"
+        return f"refined in {self.step} steps: the loss on what was held out fell by {self.gain:.0%}"
+
+
+def refine(
+    guess: MixingCoefficients,
+    model: Model,
+    fitted: Sequence[Task],
+    held_out: Sequence[Task],
+    settings: Settings | None = None,
+    space: Space | None = None,
+    on_record: Callable[[Record], bool | None] | None = None,
+) -> Refined:
+    """Fit the coefficients to tasks, judged by others; the best by the judge is what comes out, the guess included.
+
+    Args:
+        guess: where it begins.
+        space: what is moved; logits by default.
+        on_record: told of every judgement; False stops there, with the best so far.
+
+    Raises:
+        ValueError: for a batch of coefficients, no tasks, or a loss that is not finite.
+    """
+    guess.require_single("Refining")
+    if not fitted or not held_out:
+        raise ValueError("refining needs tasks to fit and others to judge by")
+    with torch.inference_mode(False), torch.enable_grad():
+        # Values that were made in inference mode could not be part of a graph.
+        guess = replace(guess, values=guess.values.detach().clone())
+        return _Search(guess, model, fitted, held_out, settings or Settings(), space or in_logits(guess)).run(on_record)
+
+
+class _Search:
+    """The state of one fit."""
+
+    def __init__(self, guess, model: Model, fitted, held_out, settings: Settings, space: Space):
+        self.guess, self.model, self.settings, self.space = guess, model, settings, space
+        self.fitted, self.held_out = list(fitted), list(held_out)
+        self.point = space.start.clone().requires_grad_()
+        self.adam = torch.optim.Adam([self.point], lr=settings.rate)
+        self.random = random.Random(settings.seed)
+
+    def run(self, on_record: Callable[[Record], bool | None] | None) -> Refined:
+        before = self.judge(self.guess.values)
+        history = [Record(0, float("nan"), before.mean().item())]
+        best, best_losses, best_values = 0, before, self.guess.values
+        unit, recent, go_on = before.mean().item(), [], _tell(on_record, history[0])
+        for step in range(1, self.settings.steps + 1):
+            if not go_on:
+                break
+            recent.append(self.step(step, unit))
+            if step % self.settings.every and step < self.settings.steps:
+                continue
+            with torch.no_grad():
+                values = self.space.values(self.point).clone()
+            losses = self.judge(values)
+            history.append(Record(step, sum(recent) / len(recent), losses.mean().item()))
+            recent = []
+            if losses.mean() < best_losses.mean():
+                best, best_losses, best_values = step, losses, values
+            waited = (step - best) // self.settings.every
+            go_on = _tell(on_record, history[-1]) and waited < self.settings.patience
+        if not surely_less(best_losses, before, self.settings.margin):
+            best, best_values = 0, self.guess.values
+        return Refined(replace(self.guess, values=best_values), best, tuple(history))
+
+    def step(self, number: int, unit: float) -> float:
+        """One step of Adam; returns the loss before it."""
+        tasks = self.random.choices(self.fitted, k=self.settings.draws)
+        loss = self.model.losses(self.space.values(self.point), tasks, number).mean()
+        if not torch.isfinite(loss):
+            raise ValueError(f"the loss at step {number} is not finite; refine at a higher precision of the model")
+        self.adam.zero_grad()
+        (loss + self.settings.tie * unit * self.space.distance(self.point)).backward()
+        self.adam.step()
+        return loss.item()
+
+    @torch.no_grad()
+    def judge(self, values: Tensor) -> Tensor:
+        """Losses on what is held out, [draws * tasks], with the same noise every time."""
+        # Seeds below 0 are those of no step.
+        draws = range(-self.settings.judged, 0)
+        return torch.cat([self.model.losses(values, self.held_out, seed).detach().cpu() for seed in draws])
+
+
+def surely_less(losses: Tensor, than: Tensor, margin: float) -> bool:
+    """Whether losses [n] are less than others of the same noise, by ``margin`` standard errors of the difference."""
+    less = than - losses
+    error = less.std() / len(less) ** 0.5 if len(less) > 1 else less.new_zeros(())
+    return bool(less.mean() > margin * error)
+
+
+def _tell(on_record: Callable[[Record], bool | None] | None, record: Record) -> bool:
+    return on_record is None or on_record(record) is not False

@@ -1,0 +1,208 @@
+"""Refining, on a model whose loss and best coefficients are known."""
+
+import pytest
+import torch
+
+from lorweb_core import MixingCoefficients
+from lorweb_core.refine import Settings, in_coefficients, in_logits, in_query, refine, surely_less
+from lorweb_core.tasks import Pair, changes, from_one, leave_one_out
+
+LAYERS = ("first", "second")
+
+
+def coefficients(logits, softmax=True):
+    values = torch.tensor(logits).softmax(-1) if softmax else torch.tensor(logits).tanh()
+    return MixingCoefficients(values, LAYERS, softmax)
+
+
+GUESS = coefficients([[0.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+BEST = coefficients([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0]])
+
+
+def pair(seed, shape=(8, 8, 3)):
+    generator = torch.Generator().manual_seed(seed)
+    return Pair(*(torch.rand(shape, generator=generator) for _ in range(2)))
+
+
+class Quadratic:
+    """The loss is the distance from coefficients that are best for a task, and noise by the seed."""
+
+    def __init__(self, best, noise=0.0):
+        self.best, self.noise = best, noise
+
+    def losses(self, values, tasks, seed):
+        generator = torch.Generator().manual_seed(seed + 1000)
+        noise = 1 + self.noise * torch.randn(len(tasks), generator=generator)
+        return noise * torch.stack([(values - self.best(task)).square().sum() for task in tasks])
+
+    def answer(self, values, example, picture):
+        return 1 - picture
+
+
+def to_the_best(task):
+    return BEST.values
+
+
+@pytest.fixture
+def tasks():
+    return leave_one_out([pair(0), pair(1), pair(2)])
+
+
+def test_it_finds_the_coefficients_that_the_tasks_call_for(tasks):
+    settings = Settings(steps=100, rate=0.1, patience=60)
+    refined = refine(GUESS, Quadratic(to_the_best, 0.1), tasks.fitted, tasks.held_out, settings)
+    assert torch.allclose(refined.coefficients.values, BEST.values, atol=0.02)
+    assert torch.allclose(refined.coefficients.values.sum(-1), torch.ones(2))
+    assert refined.coefficients.layers == LAYERS and refined.step and refined.gain > 0.99
+    assert "fell by" in refined.report()
+
+
+def test_the_same_seed_gives_the_same_edit(tasks):
+    runs = [
+        refine(GUESS, Quadratic(to_the_best, 0.5), tasks.fitted, tasks.held_out, Settings(steps=5, seed=seed))
+        for seed in (1, 1, 2)
+    ]
+    values = [refined.coefficients.values for refined in runs]
+    assert torch.equal(values[0], values[1]) and runs[0].history[1:] == runs[1].history[1:]
+
+
+def test_it_works_inside_inference_mode(tasks):
+    with torch.inference_mode():
+        refined = refine(GUESS.mean(), Quadratic(to_the_best), tasks.fitted, tasks.held_out, Settings(steps=5))
+    assert refined.step == 5 and not refined.coefficients.values.requires_grad
+
+
+def test_the_guess_is_kept_where_the_judge_prefers_it(tasks):
+    """What is fitted calls for another edit than what is held out."""
+    (held_out,) = {task.answer for task in tasks.held_out}
+
+    def best(task):
+        return GUESS.values if task.answer is held_out else BEST.values
+
+    refined = refine(GUESS, Quadratic(best), tasks.fitted, tasks.held_out, Settings(steps=60))
+    assert refined.kept_guess and torch.equal(refined.coefficients.values, GUESS.values)
+    assert refined.history[-1].step == 10, "it stops when two judgements in a row brought nothing better"
+    assert "the guess was kept" in refined.report() and refined.gain == 0
+
+
+def test_the_best_by_the_judge_comes_out_not_the_last(tasks):
+    (held_out,) = {task.answer for task in tasks.held_out}
+    half = in_logits(GUESS).start * 0.5 + in_logits(BEST).start * 0.5
+
+    def best(task):
+        return half.softmax(-1) if task.answer is held_out else BEST.values
+
+    refined = refine(GUESS, Quadratic(best), tasks.fitted, tasks.held_out, Settings(steps=60, patience=60))
+    losses = {record.step: record.held_out for record in refined.history}
+    assert 0 < refined.step < 60 and losses[refined.step] == min(losses.values())
+
+
+def test_it_stops_when_told_to_with_the_best_so_far(tasks):
+    steps = []
+
+    def stop(record):
+        steps.append(record.step)
+        return record.step < 10
+
+    settings = Settings(steps=50, rate=0.05)
+    refined = refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settings, on_record=stop)
+    assert steps == [0, 5, 10] and refined.step == 10
+
+
+def test_a_tie_keeps_it_near_the_guess(tasks):
+    far, near = (
+        refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, Settings(steps=40, tie=tie)).coefficients
+        for tie in (0.0, 5.0)
+    )
+    distance = [(c.values - GUESS.values).norm() for c in (far, near)]
+    assert 0 < distance[1] < 0.7 * distance[0]
+
+
+def test_a_loss_that_is_not_finite_is_refused(tasks):
+    model = Quadratic(lambda task: BEST.values * float("nan"))
+    with pytest.raises(ValueError, match="step 1 is not finite"):
+        refine(GUESS, model, tasks.fitted, tasks.held_out)
+
+
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"tie": -1.0}])
+def test_settings_out_of_range_are_refused(settings):
+    with pytest.raises(ValueError, match=next(iter(settings))):
+        Settings(**settings)
+
+
+def test_logits_start_at_the_guess_and_keep_the_total_of_a_layer():
+    guess = MixingCoefficients(torch.tensor([[0.5, 0.0, 1.0], [0.2, 0.2, 0.0]]), LAYERS)
+    space = in_logits(guess)
+    assert torch.allclose(space.values(space.start), guess.values, atol=1e-5)
+    moved = space.start + torch.tensor([1.0, 2.0, -1.0])
+    assert torch.allclose(space.values(moved).sum(-1), torch.tensor([1.5, 0.4]))
+    assert space.distance(space.start).abs() < 1e-6
+    p, q = moved.softmax(-1), space.start.softmax(-1)
+    assert torch.allclose(space.distance(moved), (p * (p / q).log()).sum(-1).mean())
+
+
+@pytest.mark.parametrize("guess", [coefficients([[-2.0, 0.5, 0.0]] * 2, False), GUESS.override([("first", 0, -0.5)])])
+def test_what_are_no_shares_moves_freely(guess):
+    space = in_logits(guess)
+    assert torch.equal(space.values(space.start), guess.values)
+    assert torch.equal(space.values(space.start - 1), guess.values - 1)
+    assert space.distance(space.start - 1) == in_coefficients(guess).distance(space.start - 1) == 1
+
+
+def test_a_query_is_moved_through_the_bank(tasks):
+    weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
+    space = in_query(torch.ones(4), lambda z: (z @ weight.T).unflatten(-1, (2, 3)).softmax(-1))
+    guess = MixingCoefficients(space.values(space.start), LAYERS)
+    settings = Settings(steps=60, patience=60)
+    refined = refine(guess, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settings, space)
+    assert refined.gain > 0.5
+
+
+def test_surely_less_asks_for_more_than_the_noise():
+    losses = torch.tensor([1.0, 2.0, 3.0, 4.0])
+    assert surely_less(losses - 0.1, losses, 2.0)
+    assert not surely_less(losses + torch.tensor([0.5, -0.6, 0.5, -0.6]), losses, 1.0)
+    assert not surely_less(losses, losses, 0.0)
+
+
+def test_pairs_answer_each_other_and_the_last_one_judges():
+    pairs = [pair(seed) for seed in range(3)]
+    tasks = leave_one_out(pairs)
+    assert all(task.example is not task.answer for task in tasks.fitted + tasks.held_out)
+    assert {id(task.answer) for task in tasks.held_out} == {id(pairs[2])}
+    assert {id(task.answer) for task in tasks.fitted} == {id(pairs[0]), id(pairs[1])} and len(tasks.fitted) == 4
+    with pytest.raises(ValueError, match="at least two"):
+        leave_one_out(pairs[:1])
+
+
+def test_a_single_pair_is_never_its_own_example():
+    """The edit inverts a picture but for a mark that stays on the left, so no change that moves it is allowed."""
+    before = pair(3).before
+    left = torch.zeros(8, 8, 1)
+    left[:, :4] = 1
+
+    class Marking(Quadratic):
+        def losses(self, values, tasks, seed):
+            wanted = [(1 - task.answer.before) * (1 - left) for task in tasks]
+            return torch.stack([(t.answer.after - w).square().mean() + 1e-3 for t, w in zip(tasks, wanted)])
+
+        def answer(self, values, example, picture):
+            return (1 - picture) * (1 - left)
+
+    own = Pair(before, (1 - before) * (1 - left))
+    tasks = from_one(own, GUESS.values, Marking(to_the_best), [pair(4).before])
+    assert "upside down" in tasks.allowed and "mirrored" not in tasks.allowed and "turned left" not in tasks.allowed
+    for task in tasks.fitted:
+        assert not any(x is y for x in task.example for y in task.answer)
+    made_up = tasks.fitted[0]
+    assert torch.equal(made_up.answer.after, own.after)
+    assert torch.equal(made_up.example.after, (1 - pair(4).before) * (1 - left))
+
+
+def test_changes_keep_the_shape_and_quarter_turns_are_for_squares():
+    for shape, number in (((8, 8, 3), 9), ((8, 12, 3), 7)):
+        found = changes(pair(0, shape))
+        assert len(found) == number
+        assert all(change(pair(0, shape).before).shape == shape for change in found.values())
+    turned = changes(pair(0))["turned left"](pair(0).before)
+    assert torch.equal(turned, torch.rot90(pair(0).before, 1, (0, 1)))
