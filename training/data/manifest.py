@@ -4,8 +4,9 @@
      "size": [512, 512], "hashes": ["<before>", "<after>"]}
 
 ``before`` and ``after`` are relative to the manifest. ``halves``: one file holds before | after side by side; with
-``row`` ("top" or "bottom") they are the halves of that row of a 2x2 canvas. ``size`` is (width, height) of one image,
-``hashes`` are content hashes of the two files. ``python -m training.prepare`` writes it.
+``row`` ("top" or "bottom") they are the halves of that row of a 2x2 canvas. ``size`` is (width, height) of the image
+before, whose shape the one after has within 2 %; ``hashes`` are content hashes of the two files.
+``python -m training.prepare`` writes it.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ class Pair:
     Attributes:
         task: the edit; pairs of one task show the same one.
         prompt: the edit in words, or "".
-        size: (width, height) of each image in pixels.
+        size: (width, height) of the image before in pixels.
     """
 
     task: str

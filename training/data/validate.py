@@ -15,6 +15,9 @@ from .images import FileFacts, inspect_file
 from .sources import BadItem, Candidate, Found
 
 _IN_FLIGHT_PER_WORKER = 8
+_SAME_SHAPE = (
+    0.02  # how far the aspects of two images may differ that show the same, as after rounding to 8 or 16 pixels
+)
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -24,7 +27,7 @@ class CheckedPair:
     """A pair that can be trained on.
 
     Attributes:
-        size: (width, height) of each image.
+        size: (width, height) of the image before.
         hashes: content hashes of the files that hold before and after.
     """
 
@@ -80,9 +83,12 @@ def _check_halves(found: Candidate, facts: FileFacts) -> CheckedPair | BadItem:
 
 
 def _check_sizes(found: Candidate, before: FileFacts, after: FileFacts) -> CheckedPair | BadItem:
-    if before.size != after.size:
-        (w, h), (w2, h2) = before.size, after.size
-        return BadItem(str(found.after), f"its size is {w2} x {h2}, but {found.before} is {w} x {h}")
+    (w, h), (w2, h2) = before.size, after.size
+    if abs(w * h2 / (w2 * h) - 1) > _SAME_SHAPE:
+        reason = f"its size is {w2} x {h2}, but {found.before} is {w} x {h}: of another shape; crop both to one shape"
+        return BadItem(str(found.after), reason)
+    if before.hash == after.hash:
+        return BadItem(str(found.after), f"it is byte for byte {found.before}, so the pair shows no edit")
     return CheckedPair(found, before.size, (before.hash, after.hash))
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
@@ -12,18 +13,20 @@ from tqdm import tqdm
 
 from lorweb_core.atomic import replacing
 
-from .errors import DataError
+from .errors import DataError, short
+from .hashing import Seen
 from .sources import BadItem, Found
 from .validate import CheckedPair, check_all
 
 
 @dataclass
 class Summary:
-    """How many pairs and tasks a manifest got, and how many items were bad."""
+    """How many pairs and tasks a manifest got, how many items were bad, how many different captions a task has."""
 
     pairs: int = 0
     tasks: int = 0
     bad: int = 0
+    captions: Counter[str] = field(default_factory=Counter)
 
 
 def bad_items_path(manifest: Path) -> Path:
@@ -36,18 +39,21 @@ def write_manifest(
 ) -> Summary:
     """Check everything; write the usable pairs to ``out`` and the rest to ``bad_items_path(out)``.
 
-    Memory holds the names of the tasks, one pair for each task that has only one so far, and what the workers are at.
-    Both files appear when they are complete; a list of bad items from an earlier run goes.
+    Memory holds the names of the tasks, one pair for each task that has only one so far, some bytes for every pair and
+    caption, and what the workers are at. Both files appear when they are complete; a list of bad items from an earlier
+    run goes.
 
     Args:
         strict: keep ``out`` as it was when anything is bad.
         total: number of items, for the progress bar.
 
     Raises:
-        DataError: when nothing is usable, or anything is bad under ``strict``. The list of bad items is written.
+        DataError: when nothing is usable, or anything is bad under ``strict``; the list of bad items is written. When a
+            file that is no such list has its name.
     """
     refusal = None
     bad_items = bad_items_path(out)
+    check_ours(bad_items, {"file", "reason"}, "list of bad items")
     with replacing(bad_items) as bad_name, open(bad_name, "w", encoding="utf-8") as bad_file:
         try:
             with replacing(out) as good_name, open(good_name, "w", encoding="utf-8") as good_file:
@@ -63,6 +69,27 @@ def write_manifest(
     return writer.summary
 
 
+def check_ours(path: Path, fields: set[str], kind: str) -> None:
+    """Refuse to replace a file that was not written by prepare.
+
+    Args:
+        fields: that every line of ours has.
+
+    Raises:
+        DataError: naming the file.
+    """
+    try:
+        with open(path, "rb") as file:
+            first = file.readline()
+        ours = not first.strip() or fields <= json.loads(first).keys()
+    except FileNotFoundError:
+        return
+    except (ValueError, AttributeError, RecursionError):
+        ours = False
+    if not ours:
+        raise DataError(f"{path}: this is no {kind} that prepare wrote; move it, or give another --out")
+
+
 class UnusableSource(DataError):
     """The source holds nothing to train on, or bad items although none were allowed."""
 
@@ -75,12 +102,19 @@ class _Writer:
         self._folder, self._good_file, self._bad_file = folder, good_file, bad_file
         self._waiting: dict[str, CheckedPair] = {}
         self._tasks: set[str] = set()
+        self._pairs, self._captions = Seen(), Seen()
 
     def add(self, item: CheckedPair | BadItem) -> None:
         if isinstance(item, BadItem):
             self._reject(item)
             return
         task = item.candidate.task
+        if not self._pairs.add(json.dumps([task, item.hashes, item.candidate.row])):
+            reason = (
+                f"task {task!r} has this pair already, of the same two images; an analogy needs two different pairs"
+            )
+            self._reject(BadItem(str(item.candidate.before), reason))
+            return
         if task in self._tasks:
             self._accept(item)
         elif task in self._waiting:
@@ -98,11 +132,14 @@ class _Writer:
             self._reject(BadItem(str(item.candidate.before), reason))
 
     def _accept(self, item: CheckedPair) -> None:
+        found = item.candidate
+        self.summary.captions[found.task] += self._captions.add(json.dumps([found.task, found.prompt]))
         self._good_file.write(json.dumps(item.line(self._folder), ensure_ascii=False) + "\n")
         self.summary.pairs += 1
 
     def _reject(self, item: BadItem) -> None:
-        self._bad_file.write(json.dumps(asdict(item), ensure_ascii=False) + "\n")
+        line = json.dumps({"file": short(item.file), "reason": short(item.reason)}, ensure_ascii=False)
+        self._bad_file.write(line.encode(errors="backslashreplace").decode() + "\n")  # names need not be UTF-8
         self.summary.bad += 1
 
 

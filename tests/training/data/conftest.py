@@ -45,7 +45,8 @@ def relation(picture):
         for number, (task, pairs) in enumerate(tasks.items()):
             labels = []
             for i in range(pairs):
-                picture(folder / task / group / f"{i}.png", (24, 8), seed=1000 * number + i)
+                seed = 1000 * number + 100 * (group == "Group2") + i
+                picture(folder / task / group / f"{i}.png", (24, 8), seed=seed)
                 labels.append({"img_name": f"{i}.png", "edit_instruction": f"{task} number {i}"})
             (folder / task / group / "labels.json").write_text(json.dumps(labels))
         return folder

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from .found import Found, Side, image_names, match_partners, read_caption, task_name, walk
+from .found import Found, Side, below_sides, image_names, match_partners, read_caption, task_name, walk
 
 LAYOUT = "control/<name>.* and target/<name>.* with captions <name>.txt"
 CONTROL, TARGET = "control", "target"
@@ -23,7 +23,7 @@ def recognises(source: Path) -> bool:
 def read(source: Path) -> Iterator[Found]:
     """All pairs, folder by folder."""
     for root in _roots(source):
-        for below in _subfolders(root):
+        for below in below_sides(root, (CONTROL, TARGET)):
             control, target = root / CONTROL / below, root / TARGET / below
             sides = (Side(folder, image_names(folder)) for folder in (control, target))
             yield from match_partners(task_name(source, root / below), *sides, caption=_captions(control, target))
@@ -32,13 +32,6 @@ def read(source: Path) -> Iterator[Found]:
 def _roots(source: Path) -> Iterator[Path]:
     """Folders with either side, so that a side that is missing is reported."""
     yield from (folder for folder, names in walk(source) if CONTROL in names or TARGET in names)
-
-
-def _subfolders(root: Path) -> list[Path]:
-    """Folders with images below control or target, as seen from there."""
-    sides = [side for side in (root / CONTROL, root / TARGET) if side.is_dir()]
-    found = {folder.relative_to(side) for side in sides for folder, _ in walk(side) if image_names(folder)}
-    return sorted(found)
 
 
 def _captions(control: Path, target: Path) -> Callable[[str], str]:

@@ -25,10 +25,15 @@ class Candidate:
 
 @dataclass(frozen=True)
 class BadItem:
-    """Something that cannot be used: the file (or task), and why."""
+    """Something that cannot be used: the file (or task), and why.
+
+    Attributes:
+        others: further files that the reason speaks of.
+    """
 
     file: str
     reason: str
+    others: tuple[str, ...] = ()
 
 
 Found = Candidate | BadItem
@@ -69,6 +74,12 @@ def image_names(folder: Path) -> list[str]:
         return sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES)
 
 
+def below_sides(root: Path, names: tuple[str, str]) -> list[Path]:
+    """Folders with images below the two sides of a root, as seen from there."""
+    sides = [root / name for name in names if (root / name).is_dir()]
+    return sorted({folder.relative_to(side) for side in sides for folder, _ in walk(side) if image_names(folder)})
+
+
 class Side:
     """The images of one side of a task's pairs, by the stem that both sides share."""
 
@@ -107,7 +118,8 @@ def match_partners(
         else:
             several = befores if len(befores) > 1 else afters
             names = " and ".join(path.name for path in several)
-            yield BadItem(str(several[0]), f"{names} have the same name, so the partner is not clear; keep one")
+            reason = f"{names} have the same name, so the partner is not clear; keep one"
+            yield BadItem(str(several[0]), reason, tuple(map(str, (*befores, *afters))))
 
 
 def captioned(candidate: Candidate, caption: Callable[[], str]) -> Found:
@@ -115,7 +127,7 @@ def captioned(candidate: Candidate, caption: Callable[[], str]) -> Found:
     try:
         return replace(candidate, prompt=caption())
     except UnreadableCaption as error:
-        return BadItem(str(candidate.after), str(error))
+        return BadItem(str(candidate.after), str(error), (str(candidate.before),))
 
 
 class UnreadableCaption(DataError):

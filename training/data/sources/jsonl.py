@@ -46,7 +46,7 @@ def _candidate(source: Path, number: int, line: bytes) -> Found:
         _check(fields)
     except KeyError as error:
         return BadItem(f"{source}, line {number}", f"the field {error} is missing")
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         return BadItem(f"{source}, line {number}", f"not a pair in JSON ({error})")
     before, after = (source.parent / fields[side] for side in ("before", "after"))
     optional = {"prompt": fields.get("prompt", ""), "halves": bool(fields.get("halves")), "row": fields.get("row", "")}

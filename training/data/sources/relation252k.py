@@ -8,6 +8,7 @@ instruction.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def _groups(source: Path) -> Iterator[Path]:
 def _labels(file: Path) -> list[Any] | BadItem:
     try:
         labels = json.loads(file.read_text(encoding="utf-8-sig"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         return BadItem(str(file), f"not readable as JSON ({error}); its whole group is left out")
     if not isinstance(labels, list):
         return BadItem(str(file), f"holds a {type(labels).__name__}, expected a list; its whole group is left out")
@@ -55,6 +56,6 @@ def _candidate(group: Path, task: str, number: int, label: Any) -> Found:
     if not isinstance(name, str) or not name:
         return BadItem(str(group / LABELS), f"entry {number} has no img_name")
     image = group / name
-    if not image.is_file():
+    if not os.path.isfile(image):  # which takes names of any length and content
         return BadItem(str(image), f"named by {LABELS} (entry {number}), but there is no such file")
     return Candidate(task, image, image, str(label.get("edit_instruction") or "").strip(), halves=True)
