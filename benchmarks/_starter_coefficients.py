@@ -15,9 +15,9 @@ from lorweb_core.canvas import stack_quadrants
 from training.data import AnalogyDataset, collate
 from training.encoding import Encoding, live_encoding
 from training.evaluate import Evaluation
+from training.intervals import mean, share
 from training.starter.recipe import Recipe, Task, edit_of, tasks
 
-from ._intervals import mean, share
 from ._starter_setting import SETS, SHIPPED, Setting, family_of
 
 BLENDS = (0.0, 0.25, 0.5, 0.75, 1.0)

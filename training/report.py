@@ -2,6 +2,7 @@
 
 import base64
 import io
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from jinja2 import Environment
@@ -23,36 +24,54 @@ figcaption { color: #666; font-size: .85rem; }
 </style>
 <h1>Evaluation of {{ run }}</h1>
 <p>PSNR in dB, SSIM and LPIPS against the true b'; direction: cosine between the shown and the made edit in the space
-of the image encoder. {% for m, up in arrows.items() %}{{ m }} {{ "↑" if up else "↓" }} {% endfor %}</p>
+of the image encoder; nearer: share of answers with a higher PSNR than b itself, and its 95 % interval (Wilson's).
+{% for m in metrics %}{{ m }} {{ "&uarr;" | safe if arrows[m] else "&darr;" | safe }} {% endfor %}</p>
 {% for held_out, contestants in summary.items() %}
 <h2>{{ held_out }}</h2>
-<table><tr><th>who<th>task<th>analogies{% for m in metrics %}<th>{{ m }}{% endfor %}</tr>
+<table><tr><th>who<th>task<th>analogies<th>nearer{% for m in metrics %}<th>{{ m }}{% endfor %}</tr>
 {% for who, scopes in contestants.items() %}{% for scope, means in scopes.items() %}
-<tr{% if scope == "overall" %} class="overall"{% endif %}><td>{{ who }}<td>{{ scope }}<td>{{ means.analogies }}
-{%- for m in metrics %}<td>{{ "–" if means[m] is none else "%.3f" | format(means[m]) }}{% endfor %}</tr>
+<tr{% if scope == "overall" %} class="overall"{% endif %}><td>{{ who }}<td>{{ scope }}<td>{{ means.analogies }}<td>
+{%- if "nearer" in means %}{{ "%.0f %% (%.0f to %.0f)" | format(100 * means.nearer, 100 * means.nearer_low,
+100 * means.nearer_high) }}{% endif %}
+{%- for m in metrics %}<td>{{ "" if means[m] is none else "%.3f" | format(means[m]) }}{% endfor %}</tr>
 {% endfor %}{% endfor %}</table>
-{% for task, images in examples[held_out] %}
-<h3>{{ task }}</h3><div class="row">
-{% for label, data in images.items() %}
-<figure><img alt="{{ label }}" src="data:image/jpeg;base64,{{ data }}"><figcaption>{{ label }}</figcaption></figure>
+{% for example in examples[held_out] %}
+<h3>{{ example.task }}</h3><div class="row">
+{% for label, image in example.images.items() %}
+<figure><img alt="{{ label }}" src="data:image/jpeg;base64,{{ jpeg(image) }}"><figcaption>{{ label }}
+{%- if example.notes.get(label) %}<br>{{ example.notes[label] }}{% endif %}</figcaption></figure>
 {%- endfor %}</div>{% endfor %}{% endfor %}
 </html>
 """
 
 
-def write_report(path: Path, run: str, summary: dict, examples: dict[str, list[tuple[str, dict[str, Tensor]]]]) -> None:
-    """Write the page.
+@dataclass
+class Example:
+    """An analogy as the page shows it.
+
+    Attributes:
+        images: label -> image [H, W, 3] in 0..1.
+        notes: label -> what is said below it.
+    """
+
+    task: str
+    images: dict[str, Tensor]
+    notes: dict[str, str] = field(default_factory=dict)
+
+
+def write_report(path: Path, run: str, summary: dict, examples: dict[str, list[Example]]) -> None:
+    """Write the page. Metrics that nobody could be measured by are left out.
 
     Args:
         summary: as ``metrics.json`` holds it.
-        examples: held-out set -> (task, label -> image [H, W, 3] in 0..1) of every analogy.
+        examples: set -> every analogy of it.
     """
-    encoded = {
-        name: [(task, {label: _jpeg(image) for label, image in images.items()}) for task, images in rows]
-        for name, rows in examples.items()
-    }
+    means = [m for contestants in summary.values() for scopes in contestants.values() for m in scopes.values()]
+    metrics = [metric for metric in METRICS if any(mean[metric] is not None for mean in means)]
     page = Environment(autoescape=True).from_string(_PAGE)
-    html = page.render(run=run, summary=summary, examples=encoded, metrics=METRICS, arrows=HIGHER_IS_BETTER)
+    html = page.render(
+        run=run, summary=summary, examples=examples, metrics=metrics, arrows=HIGHER_IS_BETTER, jpeg=_jpeg
+    )
     path.write_text(html, encoding="utf-8")
 
 

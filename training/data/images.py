@@ -69,6 +69,17 @@ def inspect_file(path: Path, quick: bool = False) -> FileFacts:
     return FileFacts(size, content_hash(data))
 
 
+def read_image(path: Path) -> Tensor:
+    """Any image file as [H, W, 3] in 0..1.
+
+    Raises:
+        ImageError: when the file is missing or broken.
+    """
+    data = _read(path)
+    with _opened(path, data) as image:
+        return _to_tensor(_decode(image))
+
+
 def load_image(ref: ImageRef) -> Tensor:
     """The image as [H, W, 3] in 0..1.
 

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from benchmarks import _starter_rivals, starter
-from benchmarks._intervals import mean, ratio, share
 from benchmarks._starter_coefficients import nearest_neighbours, rising, two_tasks
 from benchmarks._starter_quality import ASKED, DECODED, TOLD, Analogy, cause_of_miss, contestants
 from benchmarks._starter_rivals import RIVALS, trained_steps
@@ -16,6 +15,7 @@ from benchmarks._starter_samplers import difference
 from benchmarks._starter_setting import CONFIG, LPIPS_VGG, SETS, SHIPPED, SINGLE, family_of
 from training.config import load_config
 from training.evaluate import COPY
+from training.intervals import mean, ratio, share
 from training.starter.recipe import Recipe, edit_of, tasks
 
 RECIPE = """
