@@ -12,6 +12,7 @@ from .data.analogies import collate
 from .data.hashing import random_words, uniform
 from .encoding import Columns, Encoding
 from .objective import Conditioning, Noise, draw_noise
+from .stopping import leave_to_parent
 
 
 @dataclass
@@ -82,6 +83,7 @@ class Batches:
             num_workers=workers,
             collate_fn=collate,
             pin_memory=self.device.type == "cuda",
+            worker_init_fn=leave_to_parent,
         )
         return map(self._encode, loader)
 

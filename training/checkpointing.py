@@ -1,12 +1,14 @@
 """Checkpoints of a run: folders of safetensors and JSON that exist complete or not at all."""
 
 import errno
+import hashlib
 import json
 import logging
 import os
 import re
 import shutil
 from collections.abc import Mapping
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,11 @@ logger = logging.getLogger(__name__)
 
 _NAME = re.compile(r"step-(\d{8})")
 _STATE = "state.json"
+_CHECKSUMS = "checksums"  # entry of the state: file name -> SHA-256, and of the state's own other entries
+
+
+class DamagedCheckpoint(ValueError):
+    """A checkpoint is not what was written; the message names the file."""
 
 
 class Checkpoints:
@@ -40,6 +47,56 @@ class Checkpoints:
         """Steps of the complete checkpoints, oldest first."""
         names = (_NAME.fullmatch(path.name) for path in self.folder.glob("step-*"))
         return sorted(int(match[1]) for match in names if match)
+
+    @cached_property
+    def resumable(self) -> int:
+        """Step of the newest checkpoint that is as it was written, 0 where there is none at all. Looked up once.
+
+        Raises:
+            ValueError: when there are checkpoints and every one is damaged.
+        """
+        steps = self.steps()
+        for step in reversed(steps):
+            try:
+                self.check(step)
+            except DamagedCheckpoint as error:
+                logger.warning("%s; going back to an older checkpoint", error)
+            else:
+                return step
+        if steps:
+            raise ValueError(
+                f"{self.folder}: every checkpoint is damaged ({', '.join(map(str, steps))}); remove this folder to"
+                " begin anew, with the last bank as bank.start where that is whole"
+            )
+        return 0
+
+    def check(self, step: int) -> None:
+        """Compare the files of a checkpoint with their checksums.
+
+        Raises:
+            DamagedCheckpoint: naming the first file that differs or is missing.
+        """
+        folder, state = self.path(step), self.state(step)
+        sums = state.pop(_CHECKSUMS, None)
+        if not isinstance(sums, dict):
+            raise DamagedCheckpoint(f"{folder / _STATE}: has no checksums of the files beside it, so is not complete")
+        if sums.get(_STATE) != _sum_of(state):
+            raise DamagedCheckpoint(f"{folder / _STATE}: was changed after it was written")
+        for name in sums.keys() - {_STATE}:
+            try:
+                found = _sum_of_file(folder / name)
+            except OSError as error:
+                raise DamagedCheckpoint(f"{folder / name}: cannot be read ({error.strerror})") from error
+            if found != sums[name]:
+                raise DamagedCheckpoint(f"{folder / name}: is damaged; its state says another checksum")
+
+    def set_aside_newer(self, step: int) -> None:
+        """Rename the checkpoints after a step to ``damaged-...``, so that they are in nobody's way."""
+        for newer in (found for found in self.steps() if found > step):
+            aside = self.folder / f"damaged-{self.path(newer).name}"
+            shutil.rmtree(aside, ignore_errors=True)
+            os.replace(self.path(newer), aside)
+            logger.warning("%s is now called %s", self.path(newer), aside.name)
 
     def path(self, step: int) -> Path:
         """Folder of the checkpoint of a step."""
@@ -73,11 +130,24 @@ class Checkpoints:
     def load(self, step: int) -> tuple[dict[str, dict[str, Tensor]], dict[str, Any]]:
         """(tensors, state) as they were given to ``save``."""
         tensors = {path.stem: load_file(path) for path in sorted(self.path(step).glob("*.safetensors"))}
-        return tensors, self.state(step)
+        state = self.state(step)
+        state.pop(_CHECKSUMS, None)
+        return tensors, state
 
     def state(self, step: int) -> dict[str, Any]:
-        """The state alone."""
-        return json.loads((self.path(step) / _STATE).read_text(encoding="utf-8"))
+        """The state alone.
+
+        Raises:
+            DamagedCheckpoint: when it cannot be read.
+        """
+        path = self.path(step) / _STATE
+        try:
+            state = json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError) as error:
+            raise DamagedCheckpoint(f"{path}: cannot be read ({error})") from error
+        if not isinstance(state, dict):
+            raise DamagedCheckpoint(f"{path}: holds a {type(state).__name__}, expected the entries of a state")
+        return state
 
     def _remove_unfinished(self) -> None:
         for path in self.folder.glob(".step-*.tmp"):
@@ -105,9 +175,22 @@ def _write(folder: Path, tensors: Mapping[str, Mapping[str, Tensor]], state: Map
         # Copies, because safetensors refuses tensors that share memory, as the tables of 8-bit optimisers do.
         copies = {key: value.detach().to("cpu", copy=True).contiguous() for key, value in group.items()}
         save_file(copies, folder / f"{name}.safetensors")
-    (folder / _STATE).write_text(json.dumps(state), encoding="utf-8")
+    sums = {path.name: _sum_of_file(path) for path in sorted(folder.iterdir())}
+    sums[_STATE] = _sum_of(state)
+    (folder / _STATE).write_text(json.dumps({**state, _CHECKSUMS: sums}), encoding="utf-8")
     for path in (*folder.iterdir(), folder):
         _sync(path)
+
+
+def _sum_of_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _sum_of(state: Mapping[str, Any]) -> str:
+    """Checksum of a state as it comes back from JSON, where names are text and tuples are lists."""
+    text = json.dumps(json.loads(json.dumps(state)), sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _sync(path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import difflib
 import logging
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
@@ -16,9 +17,10 @@ from lorweb_core.canvas import FITS
 from lorweb_core.config import PROJECTIONS
 from lorweb_core.mixing import MIXINGS
 from lorweb_core.query import QUERY_MODES
+from lorweb_core.wording import clipped
 
-from .data.analogies import OVER
-from .tuner import FLUX_TARGETS
+from .data.analogies import CAPTIONS, OVER
+from .tuner import FLUX_TARGETS, INITS
 
 logger = logging.getLogger(__name__)
 
@@ -26,6 +28,7 @@ QUANTISATIONS = ("none", "nf4", "int8", "torchao-int8")
 PRECISIONS = ("no", "fp16", "bf16")
 WEIGHTINGS = ("bell", "none")
 TIMESTEPS = ("uniform", "logit_normal", "mode")
+SAVE_DTYPES = {"float32": 4, "bfloat16": 2, "float16": 2}  # and their bytes
 MADE_IN_RUN = "made-in-run"  # stands for the random base and the photographs that a tiny run makes for itself
 OPTIMIZERS = ("adamw", "adamw8bit", "prodigy")
 
@@ -56,11 +59,19 @@ class BankSettings:
     query_mode: str = "cat-aa'b"
     encoder: str = "openai/clip-vit-large-patch14"
     targets: str = FLUX_TARGETS
+    init: str = "linear"
     start: str = ""
+    save_dtype: str = "float32"
+
+    @property
+    def bytes_each(self) -> int:
+        """Bytes of a number in the bank file."""
+        return SAVE_DTYPES[self.save_dtype]
 
     def resolve(self, embedding_dim: int, base_model: str, encoder: str) -> BankConfig:
         """The bank's own configuration, once the width of one encoder embedding is known."""
-        settings = {name: value for name, value in vars(self).items() if name not in ("targets", "encoder", "start")}
+        other = ("targets", "init", "encoder", "start", "save_dtype")
+        settings = {name: value for name, value in vars(self).items() if name not in other}
         query_dim = embedding_dim * QUERY_MODES[self.query_mode].parts
         return BankConfig(**settings, query_dim=query_dim, base_model=base_model, encoder=encoder)
 
@@ -73,10 +84,12 @@ class DataConfig:
     hold_tasks: float = 0.0
     hold_task_names: list[str] = field(default_factory=list)
     hold_images: float = 0.0
+    hold_pairs: int = 0
     canvas: int = 512
     fit: str = "crop"
     swap: float = 0.0
     over: str = "tasks"
+    caption: str = "answer"
     workers: int = 2
     prompt_tokens: int = 512
     cache: str | None = None
@@ -178,29 +191,46 @@ class Config:
 _CHOICES = {
     "base.quantise": QUANTISATIONS,
     "base.dtype": ("float32", "bfloat16", "float16"),
+    "bank.init": tuple(INITS),
+    "bank.save_dtype": tuple(SAVE_DTYPES),
     "bank.mixing": MIXINGS,
     "bank.projection": PROJECTIONS,
     "bank.query_mode": tuple(QUERY_MODES),
     "data.fit": FITS,
     "data.over": OVER,
+    "data.caption": CAPTIONS,
     "objective.weighting": WEIGHTINGS,
     "objective.timesteps": TIMESTEPS,
     "optimizer.name": OPTIMIZERS,
     "train.precision": PRECISIONS,
 }
-_AT_LEAST = {
-    "train.steps": 1, "train.batch": 1, "train.accumulate": 1, "checkpoint.every": 1, "checkpoint.keep": 1,
-    "log.every": 1, "data.workers": 0,
-    "data.prompt_tokens": 1, "data.cache_latents": 0, "data.canvas": 32, "data.examples": 1, "objective.entropy": 0,
-    "objective.balance": 0, "objective.canvas_weight": 0, "objective.perceptual": 0, "objective.shift": 1,
-    "objective.changed": 0, "train.minutes": 0,
-    "optimizer.lr": 0, "optimizer.warmup": 0, "optimizer.clip": 0,
-    "validation.every": 0, "validation.analogies": 1, "validation.steps": 1,
+_MANY = 10**9  # of steps and their like: more than any run has, and less than what overflows
+_RANGES = {
+    "bank.num_loras": (-_MANY, 2**16), "bank.rank": (-_MANY, 2**16), "bank.key_dim": (-_MANY, 2**20),  # or BankConfig's
+    "train.steps": (1, _MANY), "train.batch": (1, 2**16), "train.accumulate": (1, 2**16), "train.seed": (0, 2**63 - 1),
+    "train.minutes": (0, 1e6),
+    "checkpoint.every": (1, _MANY), "checkpoint.keep": (1, _MANY), "log.every": (1, _MANY),
+    "data.workers": (0, 1024), "data.prompt_tokens": (1, 512), "data.cache_latents": (0, 10**8),
+    "data.canvas": (32, 2**14), "data.examples": (1, 2**16), "data.hold_pairs": (0, 2**16),
+    "data.swap": (0, 1), "data.hold_tasks": (0, 1), "data.hold_images": (0, 1),
+    "objective.entropy": (0, 1e6), "objective.balance": (0, 1e6), "objective.canvas_weight": (0, 1e6),
+    "objective.perceptual": (0, 1e6), "objective.shift": (1, 1e6), "objective.guidance": (0, 1e6),
+    "objective.caption_dropout": (0, 1), "objective.changed": (0, 1e6), "objective.perceptual_share": (0, 1),
+    "optimizer.lr": (0, 1e6), "optimizer.mixer_lr": (0, 1e6), "optimizer.eps": (0, 1),
+    "optimizer.weight_decay": (0, 1e6), "optimizer.warmup": (0, _MANY), "optimizer.clip": (0, 1e30),
+    "optimizer.ema": (0, 1),
+    "validation.every": (0, _MANY), "validation.analogies": (1, 2**16), "validation.steps": (1, 10_000),
+    "validation.guidance": (0, 1e6),
 }  # fmt: skip
-_FRACTIONS = (
-    "data.swap", "data.hold_tasks", "data.hold_images", "objective.caption_dropout", "objective.perceptual_share",
-    "optimizer.ema",
-)  # fmt: skip
+# What other trainers call a setting.
+_ALIASES = {
+    "learning_rate": "optimizer.lr", "batch_size": "train.batch", "train_batch_size": "train.batch",
+    "max_train_steps": "train.steps", "gradient_accumulation_steps": "train.accumulate", "resolution": "data.canvas",
+    "lr_scheduler": "optimizer.schedule", "lr_warmup_steps": "optimizer.warmup", "mixed_precision": "train.precision",
+    "max_grad_norm": "optimizer.clip", "gradient_checkpointing": "base.gradient_checkpointing",
+    "network_dim": "bank.rank", "loras_num": "bank.num_loras", "linear": "bank.rank", "output_dir": "run",
+    "dataset": "data.manifest", "pretrained_model_name_or_path": "base.path", "save_every": "checkpoint.every",
+}  # fmt: skip
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -209,14 +239,22 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         ValueError: naming the file or the override, the key, what was expected and what was found.
     """
-    tree = OmegaConf.structured(Config)
     try:
         document = OmegaConf.load(path)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML ({error})") from error
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: cannot be read ({error})") from error
-    tree = _merge(tree, document, str(path))
+    return make_config(document, str(path), overrides)
+
+
+def make_config(document: DictConfig, origin: str, overrides: Sequence[str] = ()) -> Config:
+    """Settings over the defaults, then ``key=value`` overrides, all checked; raises as ``load_config``.
+
+    Args:
+        origin: what errors call the settings.
+    """
+    tree = _merge(OmegaConf.structured(Config), document, origin)
     for override in overrides:
         if "=" not in override:
             raise ValueError(f"{override!r} is no override; write key=value, such as train.steps=2000")
@@ -253,11 +291,22 @@ def _merge(tree: DictConfig, document: DictConfig, origin: str) -> DictConfig:
     try:
         return OmegaConf.merge(tree, document)
     except ConfigKeyError as error:
-        key = error.full_key
-        nearest = difflib.get_close_matches(key, known_keys(), n=1, cutoff=0.0)[0]
-        raise ValueError(f"{origin}: there is no key {key!r}; did you mean {nearest!r}?") from error
+        key, nearest = clipped(error.full_key), _nearest(error.full_key)
+        raise ValueError(f"{clipped(origin)}: there is no key {key!r}; did you mean {nearest!r}?") from error
     except OmegaConfBaseException as error:
-        raise ValueError(f"{origin}: {error.full_key}: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"{clipped(origin)}: {error.full_key}: {clipped(str(error).splitlines()[0])}") from error
+
+
+def _nearest(key: str) -> str:
+    """The known key that is most like an unknown one, by its whole name or by its last part."""
+    last = key.rsplit(".", 1)[-1]
+    if last in _ALIASES:
+        return _ALIASES[last]
+    return max(known_keys(), key=lambda name: max(_likeness(key, name), _likeness(last, name.rsplit(".", 1)[-1])))
+
+
+def _likeness(one: str, other: str) -> float:
+    return difflib.SequenceMatcher(None, one, other).ratio()
 
 
 def known_keys(group: Any = None, prefix: str = "") -> list[str]:
@@ -279,11 +328,27 @@ def _check(tree: DictConfig) -> None:
     check_values(tree)
     if tree.data.cache_latents and not tree.data.cache:
         raise ValueError("data.cache_latents needs a folder to keep the latents in; set data.cache")
+    if tree.bank.alpha is not None and not tree.bank.alpha > 0:
+        raise ValueError(f"bank.alpha is {tree.bank.alpha}; expected more than 0, or null for bank.rank")
+    if not all(0 <= beta < 1 for beta in tree.optimizer.betas):
+        raise ValueError(f"optimizer.betas is {list(tree.optimizer.betas)}; expected two numbers from 0 to below 1")
+    if tree.data.canvas % 32:
+        raise ValueError(f"data.canvas is {tree.data.canvas}; expected a multiple of 32")
+    if not tree.run.strip():
+        raise ValueError("run is empty; expected a folder of its own for this run")
+    _check_targets(tree.bank.targets)
     if tree.data.examples > 1 and not (tree.data.cache and QUERY_MODES[tree.bank.query_mode].cacheable):
         raise ValueError(
             "data.examples above 1 needs embeddings of images, or of example pairs: set data.cache, and a query_mode"
             " that makes no composite with b"
         )
+
+
+def _check_targets(pattern: str) -> None:
+    try:
+        re.compile(pattern)
+    except (re.error, RecursionError, OverflowError) as error:
+        raise ValueError(f"bank.targets is {clipped(pattern)!r}, which is no regular expression ({error})") from error
 
 
 def check_values(tree: DictConfig, prefix: str = "") -> None:
@@ -292,15 +357,22 @@ def check_values(tree: DictConfig, prefix: str = "") -> None:
     Raises:
         ValueError: naming the key, what was expected and what was found.
     """
-    for key, value in ((key, OmegaConf.select(tree, key)) for key in (*_CHOICES, *_AT_LEAST, *_FRACTIONS)):
+    for key, value in ((key, OmegaConf.select(tree, key)) for key in (*_CHOICES, *_RANGES)):
         if value is None:
             continue
         if key in _CHOICES and value not in _CHOICES[key]:
             raise ValueError(f"{prefix}{key} is {value!r}; expected one of {', '.join(_CHOICES[key])}")
-        if key in _AT_LEAST and value < _AT_LEAST[key]:
-            raise ValueError(f"{prefix}{key} is {value}; expected at least {_AT_LEAST[key]}")
-        if key in _FRACTIONS and not 0 <= value <= 1:
-            raise ValueError(f"{prefix}{key} is {value}; expected 0 to 1")
+        if key in _RANGES:
+            _check_range(prefix + key, value, *_RANGES[key])
+
+
+def _check_range(key: str, value: float, least: float, most: float) -> None:
+    if not value >= least:  # which NaN is not either
+        raise ValueError(f"{key} is {value}; expected at least {least}")
+    if not value <= most:
+        raise ValueError(
+            f"{key} is {value}; expected at most {most:g}" if least else f"{key} is {value}; expected 0 to {most:g}"
+        )
 
 
 def flat(config: Config) -> dict[str, str | float]:

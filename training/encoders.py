@@ -1,6 +1,8 @@
 """The frozen encoders around the model: images to embeddings, prompts to embeddings, canvases to latents."""
 
+import difflib
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,21 +16,33 @@ from torch import Tensor
 from transformers import AutoConfig, AutoImageProcessor, CLIPVisionModelWithProjection, SiglipVisionModel
 
 from lorweb_core.canvas import fit_image
+from lorweb_core.query import QueryMode
 
 EMBEDDED_PROMPTS = "prompts.safetensors"
+_HUB_NAME = re.compile(r"\w[\w.-]*", re.ASCII)
 
 
 def locate(name: str, what: str) -> dict:
     """Arguments of ``from_pretrained`` for a local folder, or for a hub id that the user named.
 
+    A name whose first part is like a folder that is here is meant as a path, and not asked of the hub.
+
     Raises:
         ValueError: for a path that is neither.
     """
-    if Path(name).expanduser().is_dir():
+    if name and Path(name).expanduser().is_dir():
         return {"pretrained_model_name_or_path": str(Path(name).expanduser()), "local_files_only": True}
-    if name.count("/") == 1 and not name.startswith((".", "~", "/")):
-        return {"pretrained_model_name_or_path": name}
-    raise ValueError(f"{what}: there is no folder {name}, and it is no hub id of the form owner/name")
+    owner, _, model = name.partition("/")
+    if not _HUB_NAME.fullmatch(owner) or not _HUB_NAME.fullmatch(model):
+        raise ValueError(f"{what}: there is no folder {name}, and it is no hub id of the form owner/name")
+    here = sorted(path.name for path in Path().iterdir() if path.is_dir())
+    for folder in difflib.get_close_matches(owner, here, n=1, cutoff=0.8):
+        inside = sorted(path.name for path in Path(folder).iterdir() if path.is_dir())
+        raise ValueError(
+            f"{what}: there is no folder {name}, but {folder}/ is here with {', '.join(inside[:8]) or 'no folders'};"
+            " name one of these, or another place"
+        )
+    return {"pretrained_model_name_or_path": name}
 
 
 class VisionEncoder:
@@ -75,6 +89,20 @@ def prepare_pixels(images: Tensor, side: int, mean: Tensor, std: Tensor, stretch
     """
     squares = fit_image(images, side, side, "stretch" if stretch else "crop")
     return ((squares.mul(255).round().div(255) - mean) / std).movedim(-1, 1)
+
+
+def embedding_width(name: str, spec: QueryMode) -> int:
+    """Numbers that an encoder gives for one image of a mode, from its configuration alone.
+
+    Raises:
+        ValueError: as ``locate``. OSError: when there is no configuration.
+    """
+    config = AutoConfig.from_pretrained(**locate(name, "bank.encoder"))
+    clip, vision = config.model_type.startswith("clip"), getattr(config, "vision_config", config)
+    if spec.hidden is None:
+        return vision.projection_dim if clip else vision.hidden_size
+    tokens = (vision.image_size // vision.patch_size) ** 2 + clip  # CLIP has one more, of the whole image
+    return tokens * len(spec.hidden) * vision.hidden_size
 
 
 class PromptEncoder:

@@ -66,7 +66,7 @@ def live_encoding(config: Config, device: torch.device, prompts: Sequence[str] |
         query=lambda columns: paired_query(spec, columns, vision),
         prompts=table,
         latents=coder.encode_pair,
-        bank=_bank_config(config, width),
+        bank=bank_config(config, width),
         coder=coder,
         vision=vision,
     )
@@ -97,14 +97,15 @@ def cached_encoding(config: Config, device: torch.device, manifest: Manifest, tr
         query=query,
         prompts=CachedPrompts(prompts),
         latents=coder.encode_pair if latents is None else CachedLatents(latents, coder),
-        bank=_bank_config(config, width),
+        bank=bank_config(config, width),
         coder=coder,
         vision=vision,
         needs_pixels=latents is None or not spec.cacheable,
     )
 
 
-def _bank_config(config: Config, width: int) -> BankConfig:
+def bank_config(config: Config, width: int) -> BankConfig:
+    """The bank that a configuration asks for, with an encoder that gives ``width`` numbers for an image."""
     return config.bank.resolve(width, public_name(config.base.path), public_name(config.bank.encoder))
 
 

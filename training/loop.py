@@ -2,6 +2,7 @@
 
 import logging
 import math
+import signal
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -28,7 +29,8 @@ from .config import Config
 from .objective import flow_loss, imbalance
 from .optim import make_optimizer, make_schedule, with_settings_of
 from .perception import Perception
-from .start import begin_with, check_resumed
+from .start import DATA_HASH, begin_with, check_resumed, joined_hashes
+from .stopping import Stopped, StopSignals
 from .tracking import peak_memory
 from .tuner import LoRWeBConfig, LoRWeBModel
 from .tuner.model import gather
@@ -49,6 +51,10 @@ class Trainer:
         bank: configuration of the bank to train.
         header: strings for the bank file's header, such as the data hash.
         perception: what ``objective.perceptual`` weighs.
+        checkpoints: of the run, where they have been looked at already.
+
+    Raises:
+        ValueError: when the run's checkpoint is of another bank or base, or the run is complete and the data another.
     """
 
     def __init__(
@@ -59,16 +65,17 @@ class Trainer:
         bank: BankConfig,
         header: dict[str, str],
         perception: Perception | None = None,
+        checkpoints: Checkpoints | None = None,
     ):
         self.config, self.accelerator, self.header, self.perception = config, accelerator, header, perception
         self.run = Path(config.run)
-        self.checkpoints = Checkpoints(checkpoint_folder(config), config.checkpoint.keep)
+        self.checkpoints = checkpoints or Checkpoints(checkpoint_folder(config), config.checkpoint.keep)
         self.step = 0
         torch.manual_seed(config.train.seed)
-        self.tuner = LoRWeBModel(transformer, LoRWeBConfig(bank=bank, target_modules=config.bank.targets))
+        self.tuner = LoRWeBModel(
+            transformer, LoRWeBConfig(bank=bank, init=config.bank.init, target_modules=config.bank.targets)
+        )
         self.tuner.train()
-        count = sum(p.numel() for p in self._trainable().values())
-        logger.info("%d layers adapted, %s parameters trained", len(self.tuner.tuner_layers), f"{count:,}")
         if config.base.compile:
             transformer.compile_repeated_blocks()
         self._prepare()
@@ -78,24 +85,57 @@ class Trainer:
 
     def _prepare(self) -> None:
         """Bank, optimiser, schedule and EMA, from the newest checkpoint if there is one."""
-        resumed = self.checkpoints.steps()[-1:]
-        tensors, state = self.checkpoints.load(resumed[0]) if resumed else ({}, {})
-        if resumed:
+        done = self.checkpoints.resumable
+        self.accelerator.wait_for_everyone()  # all have seen the same, before the main process moves anything
+        if done and self.accelerator.is_main_process:
+            self.checkpoints.set_aside_newer(done)
+        tensors, state = self.checkpoints.load(done) if done else ({}, {})
+        self.clock = Clock(self.config.train.steps, self.config.train.minutes, state.get("share", 0.0))
+        if done:
             check_resumed(self.config, state, self.tuner.bank_config)
-            self.tuner.load_adapter_state_dict(tensors["adapter"])
+            self.header = self._header_of_all_data(state.get("header", self.header), done)
+            with self._naming_checkpoint(done):
+                self.tuner.load_adapter_state_dict(tensors["adapter"])
         elif self.config.bank.start:
             begin_with(self.tuner, Path(self.config.bank.start))
         optimizer = make_optimizer(self.config.optimizer, self._trainable())
-        done = resumed[0] if resumed else 0
-        self.clock = Clock(self.config.train.steps, self.config.train.minutes, state.get("share", 0.0))
         self.schedule = make_schedule(self.config.optimizer, optimizer, self.clock, done)
         self.model, self.optimizer = self.accelerator.prepare(self.tuner, optimizer)
         self.tuner = self.accelerator.unwrap_model(self.model)
         self.trained = self._trainable()
         self.ema = self._make_ema()
-        if resumed:
-            self._restore(tensors, state)
+        if done:
+            with self._naming_checkpoint(done):
+                self._restore(tensors, state)
             logger.info("resumed from step %d", self.step)
+
+    @contextmanager
+    def _naming_checkpoint(self, step: int) -> Iterator[None]:
+        try:
+            yield
+        except (ValueError, LookupError, TypeError, RuntimeError) as error:
+            raise ValueError(
+                f"{self.checkpoints.path(step)}: this checkpoint is of a run with another base, bank or optimiser"
+                f" ({str(error).splitlines()[-1].strip()}); give another run=..., or the settings that it began with"
+            ) from error
+
+    def _header_of_all_data(self, before: Mapping[str, str], done: int) -> dict[str, str]:
+        """The header of a run that goes on: with the hashes of all its data, where that is not what it was.
+
+        Raises:
+            ValueError: when the run is complete, so that nothing of the other data would be trained on.
+        """
+        known = before.get(DATA_HASH, "unknown")
+        if known.split()[-1] == self.header[DATA_HASH].split()[-1] and before.get("canvas") == self.header["canvas"]:
+            return {**self.header, DATA_HASH: known}
+        if self.clock.is_over(done):
+            raise ValueError(
+                f"{self.run}: this run reached its last step, {done}, with other data ({dict(before)}, not"
+                f" {self.header}), so nothing would be trained on this; raise train.steps to go on with it, or give"
+                " another run=..., which can begin with this one's bank (bank.start=...)"
+            )
+        logger.warning("the run goes on with other data than before: %s, not %s", self.header, before)
+        return {**self.header, DATA_HASH: joined_hashes(known, self.header[DATA_HASH])}
 
     def _make_ema(self) -> EMAModel | None:
         if not self.config.optimizer.ema:
@@ -107,13 +147,21 @@ class Trainer:
 
         Args:
             validate: called with the step every ``validation.every`` steps.
+
+        Raises:
+            Stopped: by Ctrl-C or SIGTERM, when the step that was under way is saved.
         """
+        with StopSignals() as signals:
+            self._train(batches, validate, signals)
+
+    def _train(self, batches: Iterator[Batch], validate, signals: StopSignals) -> None:
         config = self.config
         progress = tqdm(
             total=config.train.steps, initial=self.step, unit="step", disable=not self.accelerator.is_main_process
         )
         over = self.clock.is_over(self.step)
         if over:
+            logger.info("%s is complete: its %d steps are done", self.run, self.step)
             self._write_bank(self._bank_state())  # the run may have been killed after its last checkpoint, before this
         started, unlogged = time.perf_counter(), []
         while not over:
@@ -121,18 +169,31 @@ class Trainer:
             self.step += 1
             progress.update()
             over = self.clock.is_over(self.step)
-            due_checkpoint = self.step % config.checkpoint.every == 0 or over
+            stopped = self._told_to_stop(signals) and not over
+            due_checkpoint = over or stopped or self.step % config.checkpoint.every == 0
             if self.step % config.log.every == 0 or due_checkpoint:
                 row = self._summarise(unlogged, (time.perf_counter() - started) / len(unlogged))
                 started, unlogged = time.perf_counter(), []
                 progress.set_postfix(loss=f"{row['loss']:.4f}")
                 self.accelerator.log(row, step=self.step)
-            if validate is not None and config.validation.every and self.step % config.validation.every == 0:
+            due_validation = config.validation.every and self.step % config.validation.every == 0
+            if validate is not None and due_validation and not stopped:
                 with self._averaged():
                     validate(self.step)
             if due_checkpoint:
                 self.save()
+            if stopped:
+                progress.close()
+                raise Stopped(self.step, signals.received or signal.SIGTERM)
         progress.close()
+
+    def _told_to_stop(self, signals: StopSignals) -> bool:
+        """Whether any process was; all of them agree."""
+        if self.accelerator.num_processes == 1:
+            return bool(signals.received)
+        if signals.received:
+            self.accelerator.set_trigger()
+        return self.accelerator.check_trigger()
 
     def _train_step(self, batches: Iterator[Batch]) -> dict[str, Tensor]:
         """One optimiser step over ``train.accumulate`` batches; the mean of their metrics."""
@@ -237,7 +298,7 @@ class Trainer:
         if not self.accelerator.is_main_process:
             return
         path, extra = self.run / BANK_NAME, {**self.header, "step": str(self.step)}
-        layers = self.tuner.bank_tensors({name: value.cpu() for name, value in adapter.items()})
+        layers = self.tuner.bank_tensors({name: self._as_saved(name, value) for name, value in adapter.items()})
         try:
             write_bank(path, layers, self.tuner.bank_config, extra)
         except (OSError, SafetensorError) as error:
@@ -245,6 +306,21 @@ class Trainer:
                 f"{path}: the bank cannot be written ({error}). The checkpoint of step {self.step} is good: make room"
                 " and start the same command again"
             ) from error
+
+    def _as_saved(self, name: str, value: Tensor) -> Tensor:
+        """A tensor on the CPU in the precision of the file.
+
+        Raises:
+            ValueError: when it holds more than that precision can.
+        """
+        kind = self.config.bank.save_dtype
+        saved = value.cpu().to(getattr(torch, kind))
+        if not saved.isfinite().all():
+            raise ValueError(
+                f"{name} holds {value.abs().max():.3g}, which is beyond {kind}; the checkpoint of step {self.step} is"
+                " good: set bank.save_dtype=float32 and start the same command again"
+            )
+        return saved
 
     def _optimizer_state(self) -> tuple[dict[str, Tensor], dict]:
         """(tensors named parameter/entry, the rest as JSON)."""
@@ -279,8 +355,6 @@ class Trainer:
             shadow = [tensors["ema"][name] for name in self.trained]
             self.ema.load_state_dict({**state["ema"], "decay": self.config.optimizer.ema, "shadow_params": shadow})
             self.ema.to(self.accelerator.device)
-        if state.get("header", self.header) != self.header:
-            logger.warning("the run goes on with other data than before: %s, not %s", self.header, state["header"])
 
     def _ema_state(self) -> tuple[dict[str, Tensor], dict]:
         state = self.ema.state_dict()

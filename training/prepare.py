@@ -124,7 +124,7 @@ def _warn_of_captions(layout: str, summary: Summary) -> None:
     task = max(many, key=many.get)
     print(
         f"warning: {len(many):,} of {summary.tasks:,} tasks have several captions, such as {task!r} with"
-        f" {many[task]:,}. A task is one edit: an analogy shows it by one pair and asks for it on another, with that one's caption."
+        f" {many[task]:,}. A task is one edit: an analogy shows it by one pair and asks for it on another."
         f" If every caption is an edit of its own, run this again with {_BY_CAPTION}"
     )
 

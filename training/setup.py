@@ -23,7 +23,7 @@ CONFIG_NAME = "config.yaml"
 
 
 def prepare_run(config: Config, is_main: bool) -> None:
-    """Make the run's folder, save the resolved configuration in it, and make the parts that a tiny run lacks.
+    """Make the run's folder, and in it the parts that a tiny run lacks.
 
     Every process gets the paths of those parts into its configuration; the main one, which comes first, makes them.
     """
@@ -32,11 +32,11 @@ def prepare_run(config: Config, is_main: bool) -> None:
         run.mkdir(parents=True, exist_ok=True)
     if config.tiny:
         _fill_in_tiny_parts(config, run / "tiny")
-    if is_main:
-        _save(config, run / CONFIG_NAME)
 
 
-def _save(config: Config, path: Path) -> None:
+def save_settings(config: Config) -> None:
+    """Save the resolved configuration in the run's folder, and say what of it has changed since the run began."""
+    path = Path(config.run) / CONFIG_NAME
     if path.exists():
         before, now = flat(load_config(path)), flat(config)
         changed = [f"{key}: {before[key]} -> {now[key]}" for key in now if before[key] != now[key]]
@@ -75,13 +75,14 @@ def _once(path: Path, make) -> Path:
 def load_data(config: Config) -> tuple[Manifest, Splits]:
     """The manifest, and how it is split into what is trained on and what is held out."""
     data, manifest = config.data, Manifest.load(config.data.manifest)
-    return manifest, split(manifest, data.hold_task_names or data.hold_tasks, data.hold_images, config.train.seed)
+    tasks = data.hold_task_names or data.hold_tasks
+    return manifest, split(manifest, tasks, data.hold_images, config.train.seed, data.hold_pairs)
 
 
 def analogies(config: Config, manifest: Manifest, swap: float = 0.0) -> AnalogyDataset:
     """Analogies of a manifest on square canvases of the run's size."""
     sampler = AnalogySampler(manifest, config.train.seed, swap, config.data.over)
-    return AnalogyDataset(sampler, square_canvas(config.data.canvas), config.data.fit)
+    return AnalogyDataset(sampler, square_canvas(config.data.canvas), config.data.fit, caption=config.data.caption)
 
 
 def make_encoding(config: Config, device: torch.device, manifest: Manifest, training: AnalogyDataset) -> Encoding:
@@ -94,7 +95,7 @@ def make_encoding(config: Config, device: torch.device, manifest: Manifest, trai
 def training_items(config: Config, training: AnalogyDataset, encoding: Encoding) -> Dataset:
     """The items that are trained on, without images where caches make them needless."""
     items = AnalogyDataset(
-        training.sampler, training.geometry, training.fit, encoding.needs_pixels, config.data.examples
+        training.sampler, training.geometry, training.fit, encoding.needs_pixels, config.data.examples, training.caption
     )
     return Repeated(items, config.data.cache_latents) if config.data.cache_latents else items
 

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from lorweb_core import BankConfig, BasisBank
-from lorweb_core.checkpoint import KEYS, LORA_A, LORA_B, PREFIX, TO_Q, read_config
+from lorweb_core.checkpoint import BIAS, KEYS, LORA_A, LORA_B, PREFIX, TO_Q, BankFile, Shapes, read_config
 
 from .checkpointing import checkpoint_folder
 from .config import Config
@@ -17,6 +17,8 @@ from .encoding import same_model
 from .tuner import LoRWeBModel
 
 logger = logging.getLogger(__name__)
+
+DATA_HASH = "data_hash"  # header entry: hashes of all the data that a bank was trained on, one after the other
 
 
 def check_start(config: Config) -> None:
@@ -29,6 +31,37 @@ def check_start(config: Config) -> None:
     check_shape(path, _but_width(read_config(path)), _wanted(config))
 
 
+def check_start_fits(path: Path, wanted: BankConfig, layers: Mapping[str, tuple[int, int]]) -> None:
+    """Check all that a bank's header tells against the bank that is to be trained, and say what will not be taken.
+
+    Args:
+        layers: module path -> (in, out) of the layers that will be trained.
+
+    Raises:
+        ValueError: when its bank has another shape, mixing or set of layers.
+    """
+    found = read_config(path)
+    check_shape(path, found, wanted)
+    check_layers(path, BankFile(path).layout().layers, layers)
+    if found.query_mode != wanted.query_mode:
+        logger.warning(
+            "%s was trained with queries %s, not %s: its LoRAs are taken, keys and projections begin at random",
+            path, found.query_mode, wanted.query_mode,
+        )  # fmt: skip
+    if not same_model(found.encoder, wanted.encoder):
+        logger.warning("%s was trained with the encoder %s, and goes on with %s", path, found.encoder, wanted.encoder)
+
+
+def data_before(path: Path) -> str:
+    """Hashes of the data that a bank was trained on, as far as its header tells."""
+    return BankFile(path).metadata.get(DATA_HASH, "unknown")
+
+
+def joined_hashes(before: str, now: str) -> str:
+    """Hashes of data, each once, in the order in which it was trained on."""
+    return " ".join(dict.fromkeys([*before.split(), *now.split()]))
+
+
 def check_resumed(config: Config, state: Mapping[str, Any], wanted: BankConfig | None = None) -> None:
     """Check that a checkpoint is of such a bank and optimiser as the configuration asks for.
 
@@ -39,11 +72,15 @@ def check_resumed(config: Config, state: Mapping[str, Any], wanted: BankConfig |
     Raises:
         ValueError: naming the setting in which they differ.
     """
-    found = BankConfig(**state["bank"])
-    found, wanted = (found, wanted) if wanted else (_but_width(found), _wanted(config))
     folder = checkpoint_folder(config)
+    try:
+        found = BankConfig(**state["bank"])
+        before = found.query_mode, state["optimizer"]["name"]
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{folder}: not a checkpoint of this version's training of banks ({error})") from error
+    found, wanted = (found, wanted) if wanted else (_but_width(found), _wanted(config))
     check_shape(folder, found, wanted)
-    before, now = (found.query_mode, state["optimizer"]["name"]), (wanted.query_mode, config.optimizer.name)
+    now = wanted.query_mode, config.optimizer.name
     if before != now:
         raise ValueError(
             f"{folder}: this run trains with queries {before[0]} and {before[1]}, and cannot go on with {now[0]} and"
@@ -67,23 +104,11 @@ def begin_with(tuner: LoRWeBModel, path: Path) -> None:
     Of a bank with another query mode the LoRAs alone: its keys and projections mean nothing to other queries.
 
     Raises:
-        ValueError: when the file cannot be read, or its bank has another shape, mixing or set of layers.
+        ValueError: when the file cannot be read, or its bank has another shape or mixing; see ``check_start_fits``.
     """
     bank, wanted = BasisBank.load(path), tuner.bank_config
     check_shape(path, bank.config, wanted)
-    check_layers(path, bank, tuner)
-    if not same_model(bank.config.encoder, wanted.encoder):
-        logger.warning(
-            "%s was trained with the encoder %s, and goes on with %s", path, bank.config.encoder, wanted.encoder
-        )
-    if bank.config.query_mode == wanted.query_mode:
-        keys = _keys(bank)
-    else:
-        logger.warning(
-            "%s was trained with queries %s, not %s: its LoRAs are taken, keys and projections begin at random",
-            path, bank.config.query_mode, wanted.query_mode,
-        )  # fmt: skip
-        keys = {}
+    keys = _keys(bank) if bank.config.query_mode == wanted.query_mode else {}
     own = tuner.bank_tensors(tuner.adapter_state_dict())
     tensors = {layer: {**own[layer], **_loras(bank, layer), **keys.get(layer, {})} for layer in own}
     tuner.load_adapter_state_dict(tuner.adapter_state(tensors))
@@ -116,23 +141,23 @@ def check_shape(path: Path, found: BankConfig, wanted: BankConfig) -> None:
             raise ValueError(f"{path}: its {setting} is {value!r}, but this run trains a bank with {expected!r}")
 
 
-def check_layers(path: Path, bank: BasisBank, tuner: LoRWeBModel) -> None:
+def check_layers(path: Path, found: Mapping[str, Shapes], wanted: Mapping[str, tuple[int, int]]) -> None:
     """Check that a bank has the layers that are trained, of their widths and without biases.
 
     Raises:
         ValueError: naming a layer that differs.
     """
-    odd = sorted(bank.layers.keys() ^ tuner.tuner_layers.keys())
+    odd = sorted(found.keys() ^ wanted.keys())
     if odd:
         raise ValueError(f"{path}: {len(odd)} layers are in this bank or in bank.targets only, such as {odd[0]}")
-    for name, layer in tuner.tuner_layers.items():
-        found = bank.layers[name].in_features, bank.layers[name].out_features
-        if found != (layer.in_features, layer.out_features):
+    for name, expected in wanted.items():
+        widths = found[name][LORA_A][1], found[name][LORA_B][2]
+        if widths != expected:
             raise ValueError(
-                f"{path}: layer {name} maps {found[0]} features to {found[1]}, but this base's"
-                f" {layer.in_features} to {layer.out_features}; name the bank of this base"
+                f"{path}: layer {name} maps {widths[0]} features to {widths[1]}, but this base's"
+                f" {expected[0]} to {expected[1]}; name the bank of this base"
             )
-    biased = [name for name, layer in bank.layers.items() if layer.bias is not None]
+    biased = [name for name, shapes in found.items() if BIAS in shapes]
     if biased:
         raise ValueError(f"{path}: {len(biased)} layers have biases, such as {biased[0]}, which are not trained here")
 

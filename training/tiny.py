@@ -106,5 +106,5 @@ def _t5() -> T5EncoderModel:
 
 
 def _t5_tokenizer() -> T5Tokenizer:
-    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *((piece, -2.0) for piece in ["▁", *_LETTERS])]
+    pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", -10.0), *((piece, -2.0) for piece in ["\u2581", *_LETTERS])]
     return T5Tokenizer(vocab=pieces, extra_ids=0, model_max_length=512)

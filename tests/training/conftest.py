@@ -33,7 +33,7 @@ def parts(tmp_path_factory):
     ]  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def overrides(parts):
     """The shared parts, and the smallest sizes at which a step still exercises everything."""
     return [
@@ -42,7 +42,7 @@ def overrides(parts):
     ]  # fmt: skip
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def run_training(overrides):
     """Train in this process: run folder and settings, by default of tiny.yaml -> run folder."""
     from accelerate.state import AcceleratorState, GradientState
@@ -50,15 +50,32 @@ def run_training(overrides):
     from training.config import load_config
     from training.train import train
 
-    def run(folder, *settings, config=TINY):
+    def reset():
         AcceleratorState._reset_state(reset_partial_state=True)
         GradientState._reset_state()
-        train(load_config(config, [*overrides, f"run={folder}", *settings]))
+
+    def run(folder, *settings, config=TINY):
+        reset()
+        try:
+            train(load_config(config, [*overrides, f"run={folder}", *settings]))
+        finally:
+            reset()
         return folder
 
-    yield run
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    return run
+
+
+@pytest.fixture(scope="session")
+def shared_run(run_training, tmp_path_factory):
+    """The folder of a run with these settings that tests share: read it, or copy it before it is changed."""
+    runs = {}
+
+    def run(*settings):
+        if settings not in runs:
+            runs[settings] = run_training(tmp_path_factory.mktemp("shared") / "run", *settings)
+        return runs[settings]
+
+    return run
 
 
 @pytest.fixture

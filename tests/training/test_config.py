@@ -17,6 +17,12 @@ def test_shipped_configurations_load(path):
     assert isinstance(load_config(path, NEEDED), Config)
 
 
+def test_few_shot_goes_on_with_a_bank_of_the_released_shape():
+    few, paper = (load_config(Path(f"training/configs/{name}.yaml"), NEEDED) for name in ("few_shot", "paper"))
+    assert few.bank.start and few.data.hold_pairs == 2 and few.optimizer.lr < paper.optimizer.lr
+    assert few.bank.resolve(768, "b", "e") == paper.bank.resolve(768, "b", "e")
+
+
 def test_paper_yaml_is_the_recipe_of_the_method():
     config = load_config(Path("training/configs/paper.yaml"), NEEDED)
     bank, optimizer, train = config.bank, config.optimizer, config.train
@@ -29,12 +35,11 @@ def test_paper_yaml_is_the_recipe_of_the_method():
         "mean",
     )
     assert (train.steps, train.batch, train.precision) == (10_000, 6, "bf16")
-    assert (optimizer.name, optimizer.lr, optimizer.betas, optimizer.weight_decay) == (
-        "adamw8bit",
-        1e-3,
-        (0.9, 0.99),
-        0.05,
-    )
+    found = optimizer.name, optimizer.lr, optimizer.betas, optimizer.weight_decay, optimizer.eps
+    assert found == ("adamw8bit", 1e-3, (0.9, 0.99), 0.05, 1e-6)
+    assert (bank.init, bank.save_dtype, config.data.over, config.data.caption) == (
+        "released", "float16", "analogies", "example",
+    )  # fmt: skip
     assert (config.objective.weighting, config.objective.caption_dropout, config.objective.guidance) == (
         "bell",
         0.05,
@@ -73,6 +78,27 @@ def test_paper_yaml_comments_every_knob():
         ("bank.num_loras=0", "num_loras is 0; expected a whole number of at least 1"),
         ("bank.projection=conv", "bank.projection is 'conv'; expected one of linear, none"),
         ("validation.steps=0", "validation.steps is 0; expected at least 1"),
+        ("optimizer.mixer_lr=-1", "optimizer.mixer_lr is -1.0; expected at least 0"),
+        ("optimizer.lr=.nan", "optimizer.lr is nan; expected at least 0"),
+        ("optimizer.lr=.inf", "optimizer.lr is inf; expected 0 to 1e+06"),
+        ("optimizer.betas=[0.9,1]", "optimizer.betas is [0.9, 1.0]; expected two numbers from 0 to below 1"),
+        ("optimizer.weight_decay=-0.1", "optimizer.weight_decay is -0.1; expected at least 0"),
+        ("bank.alpha=0", "bank.alpha is 0.0; expected more than 0, or null for bank.rank"),
+        ("bank.alpha=.nan", "bank.alpha is nan; expected more than 0"),
+        ("bank.targets='('", "bank.targets is '(', which is no regular expression"),
+        ("bank.num_loras=100000000", "bank.num_loras is 100000000; expected at most 65536"),
+        ("data.cache_latents=10000000000000", "data.cache_latents is 10000000000000; expected 0 to 1e+08"),
+        ("data.prompt_tokens=4096", "data.prompt_tokens is 4096; expected at most 512"),
+        ("data.canvas=40", "data.canvas is 40; expected a multiple of 32"),
+        ("train.seed=-1", "train.seed is -1; expected at least 0"),
+        ("validation.guidance=.nan", "validation.guidance is nan"),
+        ("run=''", "run is empty"),
+        ("learning_rate=1e-4", "there is no key 'learning_rate'; did you mean 'optimizer.lr'?"),
+        ("train.learning_rate=1e-4", "did you mean 'optimizer.lr'?"),
+        ("lr=1e-4", "did you mean 'optimizer.lr'?"),
+        ("rank=8", "did you mean 'bank.rank'?"),
+        ("batch_size=2", "did you mean 'train.batch'?"),
+        ("seeds=2", "did you mean 'train.seed'?"),
     ],
 )
 def test_mistakes_in_overrides_are_named(override, message):

@@ -73,6 +73,38 @@ def test_loss_is_the_weighted_velocity_error():
     torch.testing.assert_close(loss, ((draw.noise - x_0) ** 2)[:, :, 2:, 2:].mean(dim=(1, 2, 3)))
 
 
+def test_the_velocity_leads_from_the_data_to_the_noise():
+    """With a model whose velocity is known and not zero, so that every sign counts."""
+    x_0, draw = torch.randn(2, 16, 4, 4), Noise(torch.randn(2, 16, 4, 4), torch.tensor([0.3, 0.9]))
+    t = draw.t.view(-1, 1, 1, 1)
+    x_t = (1 - t) * x_0 + t * draw.noise
+    loss, estimate = flow_loss(Recorder(), x_0, draw, condition(), ObjectiveConfig(weighting="none"))
+    torch.testing.assert_close(loss, ((2 * x_t - (draw.noise - x_0)) ** 2).mean(dim=(1, 2, 3)))
+    torch.testing.assert_close(estimate, x_t - t * 2 * x_t)
+
+
+@pytest.mark.parametrize(
+    ("timesteps", "expected"),
+    [
+        ("uniform", lambda g: torch.rand(1, generator=g)),
+        ("logit_normal", lambda g: torch.sigmoid(torch.randn(1, generator=g))),
+        ("mode", lambda g: heavy_tails(torch.rand(1, generator=g), 1.29)),
+    ],
+)
+def test_timesteps_are_of_their_distribution(timesteps, expected):
+    def generators():
+        return [torch.Generator().manual_seed(i) for i in range(4)]
+
+    found, wanted = draw_noise((2, 2, 2), generators(), ObjectiveConfig(timesteps=timesteps)), generators()
+    torch.testing.assert_close(found.noise, torch.stack([torch.randn(2, 2, 2, generator=g) for g in wanted]))
+    torch.testing.assert_close(found.t, torch.cat([expected(g) for g in wanted]))
+
+
+def heavy_tails(u, scale):
+    """Esser et al. 2024, section 3.1: mode sampling."""
+    return 1 - u - scale * (torch.cos(math.pi * u / 2) ** 2 - 1 + u)
+
+
 def test_the_noisy_canvas_interpolates_data_and_noise():
     model = Recorder()
     x_0, draw = torch.randn(1, 16, 4, 4), Noise(torch.randn(1, 16, 4, 4), torch.tensor([0.25]))

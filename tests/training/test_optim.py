@@ -31,7 +31,10 @@ def test_keys_and_projections_have_a_rate_of_their_own():
     factors, mixer = make_optimizer(OptimizerConfig(lr=1e-3, mixer_lr=1e-4), named).param_groups
     assert (factors["lr"], mixer["lr"]) == (1e-3, 1e-4)
     assert factors["params"][0] is named["model.a.lora_A"] and mixer["params"][0] is named["mixer.keys"]
-    assert (mixer["betas"], mixer["weight_decay"]) == ((0.9, 0.99), 0.05)
+    assert (mixer["betas"], mixer["weight_decay"], mixer["eps"]) == ((0.9, 0.99), 0.05, 1e-8)
+    other = OptimizerConfig(lr=1.0, betas=(0.5, 0.6), weight_decay=0.2, eps=1e-6)
+    for group in make_optimizer(other, named).param_groups:
+        assert (group["betas"], group["weight_decay"], group["eps"]) == ((0.5, 0.6), 0.2, 1e-6)
     assert [group["lr"] for group in make_optimizer(OptimizerConfig(lr=1e-3), named).param_groups] == [1e-3, 1e-3]
 
 

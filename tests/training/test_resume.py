@@ -1,6 +1,7 @@
 """Runs that are killed, cut short or out of disk, and go on: to the very parameters of a run that never stopped."""
 
 import json
+import os
 import shutil
 import signal
 import time
@@ -14,6 +15,9 @@ import training.train as train_module
 from lorweb_core import BasisBank
 from training.checkpointing import Checkpoints
 from training.config import load_config
+from training.locking import locked
+from training.loop import Trainer
+from training.stopping import Stopped, StopSignals
 from training.tracking import read_metrics
 
 
@@ -65,23 +69,99 @@ def test_an_interrupted_run_ends_like_an_uninterrupted_one(run_training, tmp_pat
     ]
 
 
-@pytest.mark.parametrize("moment", ["step-*", ".step-*.tmp"], ids=["after", "while"])
-def test_a_run_killed_at_a_checkpoint_resumes_to_identical_parameters(run_training, launch, tmp_path, moment):
-    settings = ["train.steps=12", "checkpoint.every=3", "checkpoint.keep=10"]
-    killed = tmp_path / "killed"
-    process = launch(killed, *settings)
-    deadline = time.monotonic() + 300
-    while not list((killed / "checkpoints").glob(moment)) and time.monotonic() < deadline:
-        assert process.poll() is None, process.stdout.read()
+def test_a_run_killed_at_a_checkpoint_resumes_to_identical_parameters(run_training, launch, tmp_path):
+    """Killed while it writes a checkpoint, with a complete one before that."""
+    settings = ["train.steps=8", "checkpoint.every=1", "checkpoint.keep=10", "bank.key_dim=4"]
+    killed, deadline = tmp_path / "killed", time.monotonic() + 300
+    checkpoints, process = killed / "checkpoints", launch(killed, *settings)
+    while not (list(checkpoints.glob("step-*")) and list(checkpoints.glob(".step-*.tmp"))):
+        assert process.poll() is None and time.monotonic() < deadline, process.stdout.read()
         time.sleep(0.001)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    reached = Checkpoints(killed / "checkpoints", 10).steps()
-    assert (reached or moment != "step-*") and 12 not in reached
+    reached = Checkpoints(checkpoints, 10).steps()
+    assert reached and 8 not in reached
     whole = run_training(tmp_path / "whole", *settings)
     run_training(killed, *settings)
-    assert_identical(whole, killed, 12)
-    assert_identical(whole, killed, 12, "optimizer")
+    assert_identical(whole, killed, 8)
+    assert_identical(whole, killed, 8, "optimizer")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_run_told_to_stop_saves_its_step_and_goes_on_as_if_nothing_was(run_training, tmp_path, monkeypatch, number):
+    settings = ["train.steps=4", "bank.key_dim=4", "optimizer.ema=0.5"]
+    step = Trainer._train_step
+
+    def told(self, batches):
+        if self.step == 1:
+            os.kill(os.getpid(), number)
+        return step(self, batches)
+
+    before = signal.getsignal(number)
+    with (
+        monkeypatch.context() as patch,
+        pytest.raises(Stopped, match="stopped after step 2, which is saved") as stopped,
+    ):
+        patch.setattr(Trainer, "_train_step", told)
+        run_training(tmp_path / "run", *settings)
+    assert stopped.value.signal == number and signal.getsignal(number) == before
+    assert BasisBank.load(tmp_path / "run" / "bank.safetensors").metadata["step"] == "2"
+    run, whole = run_training(tmp_path / "run", *settings), run_training(tmp_path / "whole", *settings)
+    for file in ("adapter", "optimizer", "ema"):
+        assert_identical(whole, run, 4, file)
+    assert [row["loss"] for row in read_metrics(whole / "metrics.csv")] == [
+        row["loss"] for row in read_metrics(run / "metrics.csv")
+    ]
+
+
+def test_a_second_signal_stops_at_once():
+    with StopSignals() as signals, pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert signals.received == signal.SIGTERM
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(1)
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "said"),
+    [
+        (Stopped(7, signal.SIGTERM), 143, "stopped after step 7, which is saved; the same command goes on from there"),
+        (KeyboardInterrupt(), 130, "the same command goes on from the last checkpoint, and with what is cached"),
+        (torch.OutOfMemoryError("8 GiB\nmore"), 1, "out of memory (8 GiB). Lower: train.batch=1 train.accumulate=4"),
+    ],
+)
+def test_how_a_run_ended_is_said_in_a_line(monkeypatch, caplog, tmp_path, error, status, said):
+    def end(config):
+        raise error
+
+    monkeypatch.setattr(train_module, "train", end)
+    assert train_module.main(["--config", "training/configs/tiny.yaml", f"run={tmp_path}"]) == status
+    assert said in caplog.messages[-1]
+
+
+def test_a_damaged_checkpoint_is_passed_over(run_training, tmp_path, caplog):
+    settings = ["train.steps=3", "checkpoint.every=1", "checkpoint.keep=2", "bank.key_dim=4"]
+    run = run_training(tmp_path / "run", *settings)
+    whole = shutil.copytree(run, tmp_path / "whole")
+    damaged = run / "checkpoints" / "step-00000003" / "optimizer.safetensors"
+    damaged.write_bytes(damaged.read_bytes()[:-1] + b"?")
+    run_training(run, *settings)
+    said = f"{damaged}: is damaged; its state says another checksum; going back to an older checkpoint"
+    assert said in caplog.messages
+    assert {path.name for path in (run / "checkpoints").iterdir()} == {
+        "damaged-step-00000003", "step-00000002", "step-00000003",
+    }  # fmt: skip
+    assert_identical(whole, run, 3)
+    assert_identical(whole, run, 3, "optimizer")
+
+
+def test_two_trainings_in_one_folder_do_not_meet(run_training, tmp_path):
+    with (
+        locked(tmp_path / "run"),
+        pytest.raises(ValueError, match=rf"process {os.getpid()} on .* trains in this folder"),
+    ):
+        run_training(tmp_path / "run", "train.steps=1")
+    assert [path.name for path in (tmp_path / "run").iterdir()] in ([], [".lock"])
 
 
 def test_a_run_killed_before_its_last_bank_is_written_writes_it(run_training, tmp_path):
@@ -162,11 +242,27 @@ def test_a_resumed_run_takes_the_rates_of_now(run_training, tmp_path):
     assert [group["initial_lr"] for group in groups] == [4e-4, 4e-4]
 
 
-def test_a_resumed_run_says_that_the_data_is_another(run_training, tmp_path, caplog):
-    run = run_training(tmp_path / "run", "train.steps=1")
-    run_training(run, "train.steps=2", "data.hold_images=0.3")
+def test_a_run_that_goes_on_with_other_data_says_so_and_names_all_of_it(run_training, tmp_path, caplog):
+    run = run_training(tmp_path / "run", "train.steps=1", "bank.key_dim=4")
+    first, before = (
+        BasisBank.load(run / "bank.safetensors").metadata["data_hash"],
+        (run / "bank.safetensors").read_bytes(),
+    )
+    with pytest.raises(
+        ValueError, match=r"this run reached its last step, 1, with other data .* raise train\.steps to go on"
+    ):
+        run_training(run, "train.steps=1", "bank.key_dim=4", "data.hold_images=0.3")
+    assert (run / "bank.safetensors").read_bytes() == before
+    for _ in range(2):
+        run_training(run, "train.steps=2", "bank.key_dim=4", "data.hold_images=0.3")
+        hashes = BasisBank.load(run / "bank.safetensors").metadata["data_hash"].split()
+        assert hashes[0] == first and len(set(hashes)) == 2
     assert "settings changed since this run began: data.hold_images: 0.2 -> 0.3" in caplog.text
-    assert "the run goes on with other data than before" in caplog.text
+    assert sum("the run goes on with other data than before" in text for text in caplog.messages) == 1
+    begun = run_training(
+        tmp_path / "begun", "train.steps=1", "bank.key_dim=4", f"bank.start={run / 'bank.safetensors'}"
+    )
+    assert BasisBank.load(begun / "bank.safetensors").metadata["data_hash"].split() == hashes
 
 
 def resume_with_scaler(run_training, folder, *settings):

@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch._dynamo.utils import counters
 
 import training.train as train_module
@@ -43,6 +43,23 @@ def test_loss_falls_and_the_bank_is_read_by_the_core(run_training, tmp_path):
     assert str(config.run) == str(run) and bank.canvas == config.data.canvas == 32
     coefficients = bank.mix(torch.randn(3 * 768))
     assert bank.delta("transformer_blocks.0.attn.to_q", coefficients).abs().max() > 0
+
+
+def test_a_bank_may_be_saved_in_half_precision_and_goes_on_in_whole(run_training, shared_run, tmp_path):
+    whole = shared_run("train.steps=1", "bank.key_dim=4")
+    half = run_training(tmp_path / "half", "train.steps=1", "bank.key_dim=4", "bank.save_dtype=float16")
+    tensors, halves = (load_file(run / "bank.safetensors") for run in (whole, half))
+    assert {t.dtype for t in halves.values()} == {torch.float16}
+    assert all(torch.equal(halves[name], tensor.half()) for name, tensor in tensors.items())
+    assert all(torch.equal(value, parameters(half, 1)[name]) for name, value in parameters(whole, 1).items())
+    name, large = "transformer.transformer_blocks.0.attn.to_q.lora_A", BasisBank.load(whole / "bank.safetensors")
+    tensors[name] = tensors[name].clone().index_fill_(0, torch.tensor([1]), 7e4)
+    save_file(tensors, tmp_path / "large.safetensors", metadata=large.metadata)
+    settings = ["train.steps=1", "bank.key_dim=4", "optimizer.lr=0", f"bank.start={tmp_path / 'large.safetensors'}"]
+    with pytest.raises(ValueError, match=r"to_q\.lora_A\.weight holds 7e\+04, which is beyond float16; the checkpoint"):
+        run_training(tmp_path / "large", *settings, "bank.save_dtype=float16")
+    kept = run_training(tmp_path / "large", *settings)
+    assert torch.equal(load_file(kept / "bank.safetensors")[name], tensors[name])
 
 
 def test_rows_are_means_over_the_steps_since_the_last(run_training, tmp_path):
@@ -148,7 +165,7 @@ def test_unusable_settings_are_named_before_anything_is_encoded(run_training, tm
     with pytest.raises(ValueError) as error:
         run_training(tmp_path / "run", f"data.cache={cache}", setting)
     assert message in str(error.value)
-    assert not cache.exists() or "there is no folder" in message
+    assert not cache.exists() and not (tmp_path / "run" / "config.yaml").exists()
 
 
 def test_held_out_sets_without_analogies_are_refused_before_anything_is_encoded(run_training, parts, tmp_path):

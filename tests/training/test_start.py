@@ -3,14 +3,15 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from lorweb_core import BasisBank
 
 
 @pytest.fixture
-def first(run_training, tmp_path):
+def first(shared_run):
     """The bank of a short run."""
-    return run_training(tmp_path / "first", "train.steps=3", "optimizer.lr=1e-2") / "bank.safetensors"
+    return shared_run("train.steps=3", "optimizer.lr=1e-2") / "bank.safetensors"
 
 
 def test_a_run_begins_with_the_bank_that_it_is_given(run_training, tmp_path, first):
@@ -33,20 +34,35 @@ def test_a_resumed_run_goes_on_from_its_checkpoint_and_not_from_the_start(run_tr
     assert all(torch.equal(one[name], other[name]) for name in one)
 
 
+def narrow_encoder(folder):
+    """An image encoder whose embeddings have 96 numbers."""
+    config = CLIPVisionConfig(
+        hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32, patch_size=16,
+        projection_dim=96,
+    )  # fmt: skip
+    CLIPVisionModelWithProjection(config).save_pretrained(folder / "narrow")
+    return folder / "narrow"
+
+
 @pytest.mark.parametrize(
     ("setting", "message"),
     [
         ("bank.rank=2", "its rank is 4, but this run trains a bank with 2"),
         ("bank.softmax=false", "its softmax is True, but this run trains a bank with False"),
+        ("bank.encoder=narrow", "its query_dim is 2304, but this run trains a bank with 288"),
         (r"bank.targets=transformer_blocks\..*to_q", "layers are in this bank or in bank.targets only, such as"),
         ("bank.start=nowhere.safetensors", "nowhere.safetensors: there is no such file"),
     ],
 )
 def test_a_bank_of_another_kind_is_refused(run_training, tmp_path, first, setting, message):
+    if setting == "bank.encoder=narrow":
+        setting = f"bank.encoder={narrow_encoder(tmp_path)}"
+    cache = tmp_path / "cache"
     with pytest.raises(ValueError) as error:
-        run_training(tmp_path / "run", "train.steps=1", f"bank.start={first}", setting)
+        run_training(tmp_path / "run", "train.steps=1", f"bank.start={first}", f"data.cache={cache}", setting)
+    assert not cache.exists()
     assert message in str(error.value)
-    assert not (tmp_path / "run").exists() or "bank.targets" in message  # layers are known once there is a base
+    assert not list((tmp_path / "run").glob("config.yaml"))
 
 
 def test_a_bank_of_another_base_is_refused_by_layer(run_training, tmp_path, first):
@@ -54,8 +70,10 @@ def test_a_bank_of_another_base_is_refused_by_layer(run_training, tmp_path, firs
     name = "transformer.transformer_blocks.0.attn.to_q.lora_A"
     tensors[name] = tensors[name][:, :-8].contiguous()
     save_file(tensors, other, metadata=BasisBank.load(first).metadata)
+    settings = ["train.steps=1", f"bank.start={other}", f"data.cache={tmp_path / 'cache'}"]
     with pytest.raises(ValueError, match=r"other.safetensors: layer transformer_blocks.0.attn.to_q maps \d+ features"):
-        run_training(tmp_path / "run", "train.steps=1", f"bank.start={other}")
+        run_training(tmp_path / "run", *settings)
+    assert not (tmp_path / "cache").exists()
 
 
 def test_of_a_bank_with_another_query_the_loras_are_taken(run_training, tmp_path, first, caplog):

@@ -76,6 +76,15 @@ def test_initialisation_follows_the_method():
     assert not base.get_submodule("a").base_layer.weight.requires_grad
 
 
+@pytest.mark.parametrize("rank", [1, 9])
+def test_the_released_initialisation_has_a_s_three_dimensional_fan(rank):
+    torch.manual_seed(0)
+    config = LoRWeBConfig(bank=bank_config(rank=rank, num_loras=64), init="released", target_modules="a")
+    layer = LoRWeBModel(nn.ModuleDict({"a": nn.Linear(400, 3)}), config).tuner_layers["a"]
+    bound = (400 * rank) ** -0.5
+    assert 0.98 * bound < layer.lora_A["default"].weight.abs().max() <= bound * (1 + 1e-6)
+
+
 def test_untrained_tuner_leaves_the_base_unchanged(inputs):
     x, z = inputs
     expected = Blocks()(x)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 import random
 from bisect import bisect_right
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
+from itertools import accumulate, count
 from typing import Any
 
 import torch
@@ -19,13 +20,14 @@ from torch.utils.data import Dataset
 from lorweb_core.canvas import MULTIPLE, CanvasGeometry, stack_quadrants
 
 from .errors import DataError
-from .hashing import as_fraction, content_hash, random_words
+from .hashing import as_fraction, content_hash, permuted, random_words
 from .images import ImageRef, load_image, load_images
 from .manifest import Manifest, Pair
 
 logger = logging.getLogger(__name__)
 
-OVER = ("tasks", "pairs")
+OVER = ("tasks", "pairs", "analogies")
+CAPTIONS = ("answer", "example")
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,8 @@ class AnalogySampler:
 
     Args:
         swap: chance that an analogy runs backwards, a <-> a' and b <-> b' together. Its prompt is then empty.
-        over: "tasks" gives every task the same share, "pairs" every pair.
+        over: "tasks" gives every task the same share, "pairs" every pair, "analogies" every two pairs of a task: each
+            couple comes once before any comes again, either of the two as the example.
 
     Raises:
         DataError: for a chance outside 0..1, an unknown ``over``, or no task with two pairs.
@@ -80,6 +83,16 @@ class AnalogySampler:
         example, answer = (self._pair(numbers[place], swapped) for place in (first, second))
         return Analogy(example, answer, int(index))
 
+    def distinct(self, most: int) -> list[int]:
+        """The first positions whose analogies are no repetition: as many as asked for, or as there are."""
+        there = sum(len(numbers) * (len(numbers) - 1) for numbers in self._tasks)
+        found: dict[tuple[int, int], int] = {}
+        for index in count():
+            if len(found) == min(most, there):
+                return list(found.values())
+            numbers, first, second, _ = self._draw(index)
+            found.setdefault((numbers[first], numbers[second]), index)
+
     def examples(self, index: int, most: int) -> list[Pair]:
         """Up to ``most`` pairs that show the edit of the analogy at a position: its own example, and others of the task
         that are not its answer.
@@ -93,6 +106,8 @@ class AnalogySampler:
     def _draw(self, index: int) -> tuple[Sequence[int], int, int, bool]:
         """The pairs of a task, the places of the example and of the answer among them, whether they are swapped."""
         which, first, second, coin = random_words("analogy", self.seed, int(index))
+        if self.over == "analogies":
+            return (*self._couple(int(index), which), as_fraction(coin) < self.swap)
         numbers, first = self._draw_first(which, first)
         second %= len(numbers) - 1
         second += second >= first  # skips the first pair, so that every other one is equally likely
@@ -111,10 +126,29 @@ class AnalogySampler:
         task = bisect_right(self._ends, place)
         return self._tasks[task], place - (self._ends[task - 1] if task else 0)
 
+    def _couple(self, index: int, coin: int) -> tuple[Sequence[int], int, int]:
+        """The pairs of a task and the places of two of them, at an index of the endless shuffled list of couples."""
+        round_, place = divmod(index, self._couples[-1])
+        place = permuted(place, self._couples[-1], "couples", self.seed, round_)
+        task = bisect_right(self._couples, place)
+        later, earlier = couple_of(place - (self._couples[task - 1] if task else 0))
+        return (self._tasks[task], later, earlier) if coin & 1 else (self._tasks[task], earlier, later)
+
+    @cached_property
+    def _couples(self) -> list[int]:
+        """Running number of couples of two pairs over the tasks that are sampled."""
+        return list(accumulate(math.comb(len(numbers), 2) for numbers in self._tasks))
+
     @cached_property
     def _ends(self) -> list[int]:
         """Running number of pairs over the tasks that are sampled."""
         return list(accumulate(map(len, self._tasks)))
+
+
+def couple_of(number: int) -> tuple[int, int]:
+    """Couple ``number`` of (1, 0), (2, 0), (2, 1), (3, 0), ...: the larger first."""
+    later = (1 + math.isqrt(1 + 8 * number)) // 2
+    return later, number - math.comb(later, 2)
 
 
 def square_canvas(pixels: int) -> CanvasGeometry:
@@ -155,6 +189,7 @@ class AnalogyDataset(Dataset):
             b is fitted too.
         pixels: False leaves the images on disk, for training from caches alone.
         examples: how many pairs of the task may stand for the example, where it is more than the example alone.
+        caption: whose words are the prompt, the "answer" pair's or the "example" pair's.
     """
 
     def __init__(
@@ -164,8 +199,21 @@ class AnalogyDataset(Dataset):
         fit: str = "crop",
         pixels: bool = True,
         examples: int = 1,
+        caption: str = "answer",
     ):
         self.sampler, self.geometry, self.fit, self.pixels, self.examples = sampler, geometry, fit, pixels, examples
+        self.caption = caption
+
+    def prompt(self, index: int) -> str:
+        """The prompt of the item at a position."""
+        return getattr(self.sampler[index], self.caption).prompt
+
+    def files(self, index: int) -> dict[str, str]:
+        """Which files the images of an item are of, with the part that is meant."""
+        analogy = self.sampler[index]
+        images = {"a": analogy.example.before, "a_prime": analogy.example.after}
+        images |= {"b": analogy.answer.before, "b_prime": analogy.answer.after}
+        return {name: f"{image.path} {image.part}".strip() for name, image in images.items()}
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         """The item at a position.
@@ -178,7 +226,7 @@ class AnalogyDataset(Dataset):
         item = {
             "index": analogy.index,
             "task": answer.task,
-            "prompt": answer.prompt,
+            "prompt": getattr(analogy, self.caption).prompt,
             "analogy_key": analogy.key,
             "image_keys": (example.before.key, example.after.key, answer.before.key),
         }

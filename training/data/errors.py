@@ -4,20 +4,9 @@ from __future__ import annotations
 
 import os
 
-_LONGEST = 1500
-
-
-def short(text: str, longest: int = _LONGEST) -> str:
-    """A text without its middle where it is too long for people, as names and values from files can be."""
-    half = longest // 2
-    return text if len(text) <= longest else f"{text[:half]} ... {text[-half:]}"
-
 
 class DataError(ValueError):
     """The data, a manifest or a cache cannot be used as it is."""
-
-    def __init__(self, message: str):
-        super().__init__(short(message))
 
 
 class ImageError(DataError):

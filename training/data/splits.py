@@ -27,7 +27,9 @@ class Splits:
     held_out_tasks: Manifest | None
 
 
-def split(manifest: Manifest, tasks: float | Sequence[str] = 0.0, images: float = 0.0, seed: int = 0) -> Splits:
+def split(
+    manifest: Manifest, tasks: float | Sequence[str] = 0.0, images: float = 0.0, seed: int = 0, pairs: int = 0
+) -> Splits:
     """Split by task, then the remaining tasks by image.
 
     Every task and every image draws its own number from (seed, name), so appending data never moves what was there
@@ -36,13 +38,23 @@ def split(manifest: Manifest, tasks: float | Sequence[str] = 0.0, images: float 
     Args:
         tasks: the share of tasks to hold out, or their names.
         images: the share of images to hold out within the trained tasks.
+        pairs: in place of a share, how many pairs of every trained task to hold out, two or more; tasks in which fewer
+            than two would be left are trained on whole.
 
     Raises:
         DataError: for shares outside 0..1, unknown task names, or a split that leaves one side empty.
     """
+    if pairs and (images or pairs == 1):
+        raise DataError(
+            f"{pairs} pairs of a task and a share of {images} of images are to be held out; give one of them,"
+            " and two pairs at least: an analogy needs two"
+        )
     held_tasks = _held_tasks(manifest, tasks, seed)
     trained = [n for task, numbers in manifest.tasks.items() if task not in held_tasks for n in numbers]
-    held_images = [n for n in trained if images and uniform("image", seed, manifest[n].before.key) < _share(images)]
+    if pairs:
+        held_images = _held_pairs(manifest, held_tasks, pairs, seed)
+    else:
+        held_images = [n for n in trained if images and uniform("image", seed, manifest[n].before.key) < _share(images)]
     unseen = {key for n in held_images for key in _keys(manifest[n])}
     train = sorted(n for n in trained if unseen.isdisjoint(_keys(manifest[n])))
     shared = len(trained) - len(held_images) - len(train)
@@ -51,9 +63,24 @@ def split(manifest: Manifest, tasks: float | Sequence[str] = 0.0, images: float 
     held = sorted(n for task in held_tasks for n in manifest.tasks[task])
     return Splits(
         train=_some(manifest, train, "training", seed),
-        held_out_images=_some(manifest, sorted(held_images), "held-out images", seed) if images else None,
+        held_out_images=_some(manifest, sorted(held_images), "held-out images", seed) if images or pairs else None,
         held_out_tasks=_some(manifest, held, "held-out tasks", seed) if tasks else None,
     )
+
+
+def _held_pairs(manifest: Manifest, held_tasks: set[str], pairs: int, seed: int) -> list[int]:
+    """The pairs of every task whose images drew the lowest numbers, so that an image of several tasks goes one way."""
+    held = []
+    for task, numbers in manifest.tasks.items():
+        if task in held_tasks:
+            continue
+        if len(numbers) < pairs + 2:
+            logger.warning(
+                "task %r has %d pairs, too few to hold out %d; all are trained on", task, len(numbers), pairs
+            )
+            continue
+        held += sorted(numbers, key=lambda n: (uniform("image", seed, manifest[n].before.key), n))[:pairs]
+    return held
 
 
 def _held_tasks(manifest: Manifest, tasks: float | Sequence[str], seed: int) -> set[str]:

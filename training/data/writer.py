@@ -12,11 +12,14 @@ from typing import IO
 from tqdm import tqdm
 
 from lorweb_core.atomic import replacing
+from lorweb_core.wording import clipped
 
-from .errors import DataError, short
+from .errors import DataError
 from .hashing import Seen
 from .sources import BadItem, Found
 from .validate import CheckedPair, check_all
+
+_LONGEST = 1000  # letters of a name or a reason in the list of bad items
 
 
 @dataclass
@@ -138,7 +141,9 @@ class _Writer:
         self.summary.pairs += 1
 
     def _reject(self, item: BadItem) -> None:
-        line = json.dumps({"file": short(item.file), "reason": short(item.reason)}, ensure_ascii=False)
+        line = json.dumps(
+            {"file": clipped(item.file, _LONGEST), "reason": clipped(item.reason, _LONGEST)}, ensure_ascii=False
+        )
         self._bad_file.write(line.encode(errors="backslashreplace").decode() + "\n")  # names need not be UTF-8
         self.summary.bad += 1
 

@@ -7,6 +7,8 @@ from torch import Tensor, nn
 
 from lorweb_core import BankConfig
 
+from .config import INITS
+
 
 class LoRWeBLayer(nn.Module, BaseTunerLayer):
     """``base(x) + (((x A) * c) B)`` with the N basis LoRAs side by side in one pair of thin matrices.
@@ -22,14 +24,15 @@ class LoRWeBLayer(nn.Module, BaseTunerLayer):
 
     adapter_layer_names = ("lora_A", "lora_B")
 
-    def __init__(self, base_layer: nn.Module, adapter_name: str, bank: BankConfig):
+    def __init__(self, base_layer: nn.Module, adapter_name: str, bank: BankConfig, init: str = "linear"):
         super().__init__()
         self.base_layer = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
         width = bank.num_loras * bank.rank
-        # nn.Linear's own initialisation is the Kaiming-uniform of LoRA: bound 1 / sqrt(in), whatever N is.
+        # nn.Linear's own initialisation is the Kaiming-uniform of LoRA: bound 1 / sqrt(in).
         self.lora_A = nn.ModuleDict({adapter_name: nn.Linear(self.in_features, width, bias=False)})
         self.lora_B = nn.ModuleDict({adapter_name: nn.Linear(width, self.out_features, bias=False)})
+        self.lora_A[adapter_name].weight.data *= INITS[init](bank.rank)
         nn.init.zeros_(self.lora_B[adapter_name].weight)
         self._move_adapter_to_device_of_base_layer(adapter_name)
         self.set_adapter(adapter_name)

@@ -55,7 +55,9 @@ class LoRWeBModel(BaseTuner):
             raise ValueError(
                 f"{current_key} is a {type(target).__name__}; a basis needs a linear layer: narrow target_modules"
             )
-        self._replace_module(parent, target_name, LoRWeBLayer(target, adapter_name, peft_config.bank), target)
+        self._replace_module(
+            parent, target_name, LoRWeBLayer(target, adapter_name, peft_config.bank, peft_config.init), target
+        )
 
     def _post_injection_hook(self, model: nn.Module, config: LoRWeBConfig, adapter_name: str) -> None:
         self._cast_adapter_dtype(adapter_name)

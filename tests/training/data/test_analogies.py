@@ -1,5 +1,6 @@
 """Sampling is a pure function of the position; canvases hold what they should."""
 
+import math
 import pickle
 import subprocess
 import sys
@@ -23,6 +24,8 @@ from training.data import (
     load_quadrants,
     square_canvas,
 )
+from training.data.analogies import couple_of
+from training.data.hashing import Seen, permuted
 from training.data.sources import reader_of
 from training.data.writer import write_manifest
 
@@ -58,6 +61,56 @@ def test_over_pairs_every_pair_is_an_example_alike(manifest):
     counts = Counter(sampler[i].example.prompt for i in range(2400))
     assert len(counts) == 8
     assert max(counts.values()) < 1.3 * 300 and min(counts.values()) > 0.7 * 300
+
+
+def test_over_analogies_every_couple_comes_once_a_round_either_way(manifest):
+    loaded = manifest({"a": 2, "b": 1, "c": 6})
+    sampler = AnalogySampler(loaded, seed=1, over="analogies")
+    couples = [frozenset((sampler[i].example.prompt, sampler[i].answer.prompt)) for i in range(10 * 16)]
+    rounds = [couples[i : i + 16] for i in range(0, len(couples), 16)]
+    assert all(len(set(found)) == 16 and all(len(couple) == 2 for couple in found) for found in rounds)
+    assert len({tuple(found) for found in rounds}) == 10
+    counts = Counter(sampler[i].example.prompt < sampler[i].answer.prompt for i in range(1600))
+    assert 700 < counts[True] < 900
+    other = AnalogySampler(loaded, seed=2, over="analogies")
+    assert [other[i] for i in range(16)] != [sampler[i] for i in range(16)]
+
+
+@pytest.mark.parametrize("over", ["tasks", "pairs", "analogies"])
+def test_distinct_analogies_end_where_all_have_come(manifest, over):
+    sampler = AnalogySampler(manifest({"a": 2, "b": 1, "c": 3}), over=over)
+    positions = sampler.distinct(100)
+    assert len(positions) == 8 == len({sampler[i].key for i in positions}) and sampler.distinct(3) == positions[:3]
+    assert all(sampler[i].key in {sampler[n].key for n in positions} for i in range(50))
+
+
+def test_couples_are_numbered():
+    assert [couple_of(number) for number in range(6)] == [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)]
+    last = math.comb(10**9, 2) - 1
+    assert couple_of(last) == (10**9 - 1, 10**9 - 2)
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 17, 64, 65])
+def test_a_permutation_takes_every_place_once(count):
+    one, other = ([permuted(place, count, "key", seed) for place in range(count)] for seed in (0, 1))
+    assert sorted(one) == sorted(other) == list(range(count))
+    assert count < 17 or one != other != list(range(count)) != one
+
+
+def test_what_was_met_is_known():
+    seen = Seen()
+    assert all(seen.add(str(number)) for number in range(1000))
+    assert not any(seen.add(str(number)) for number in range(1000))
+    assert "999" in seen and "1000" not in seen and "\ud800" not in seen and seen.add("\ud800")
+
+
+@pytest.mark.parametrize("caption", ["answer", "example"])
+def test_the_caption_is_the_answer_s_or_the_example_s(manifest, caption):
+    sampler = AnalogySampler(manifest({"a": 5}))
+    dataset = AnalogyDataset(sampler, square_canvas(64), pixels=False, caption=caption)
+    for i in range(20):
+        assert dataset[i]["prompt"] == dataset.prompt(i) == getattr(sampler[i], caption).prompt
+    assert any(sampler[i].example.prompt != sampler[i].answer.prompt for i in range(20))
 
 
 def test_swapping_turns_both_pairs_and_drops_the_prompt(manifest):

@@ -55,6 +55,30 @@ def test_appending_moves_nothing(fake):
     assert names(after.train) - names(old) and names(after.held_out_images) - names(old)
 
 
+def test_pairs_of_every_task_are_held_out_where_four_are_there(fake, caplog):
+    small = [("small", f"x{i}", f"y{i}") for i in range(3)]
+    manifest = fake(pairs_of(range(3), 5) + small)
+    parts = split(manifest, pairs=2)
+    assert {task: len(numbers) for task, numbers in parts.held_out_images.tasks.items()} == {"t0": 2, "t1": 2, "t2": 2}
+    assert {task: len(n) for task, n in parts.train.tasks.items()} == {"t0": 3, "t1": 3, "t2": 3, "small": 3}
+    assert keys(parts.held_out_images).isdisjoint(keys(parts.train)) and parts.held_out_tasks is None
+    assert "task 'small' has 3 pairs, too few to hold out 2; all are trained on" in caplog.messages
+    assert names(split(manifest, pairs=2, seed=1).train) != names(parts.train)
+
+
+def test_an_image_of_several_tasks_is_held_out_of_all(fake):
+    manifest = fake([(task, f"photo{i}", f"{task}{i}") for task in ("grey", "blur", "sepia") for i in range(6)])
+    parts = split(manifest, pairs=2)
+    assert len(parts.held_out_images) == 6 and len(parts.train) == 12
+    assert len({pair.before.key for pair in parts.held_out_images}) == 2
+
+
+@pytest.mark.parametrize("settings", [{"pairs": 1}, {"pairs": 2, "images": 0.1}])
+def test_pairs_are_held_out_by_number_or_by_share(fake, settings):
+    with pytest.raises(DataError, match="give one of them, and two pairs at least: an analogy needs two"):
+        split(fake(pairs_of(range(2), 9)), **settings)
+
+
 def test_the_seed_decides(fake):
     manifest = fake(pairs_of(range(40), 4))
     assert names(split(manifest, tasks=0.5).train) == names(split(manifest, tasks=0.5).train)
