@@ -33,6 +33,7 @@ from .encoding import live_encoding, same_model
 from .intervals import share
 from .lpips_weights import HINT
 from .metrics import METRICS, direction, fidelity, make_lpips
+from .noise import hide_loading_bars
 from .report import Example, write_report
 from .sampling import make_pipeline, sample_canvas
 from .setup import CONFIG_NAME
@@ -237,6 +238,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Command line entry."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    hide_loading_bars()
     try:
         contest = _contest(options)
         evaluate(contest, options.analogies, options.lpips, options.out or Path(contest.config.run) / "evaluation")

@@ -24,6 +24,7 @@ from .encoders import embedding_width
 from .encoding import bank_config
 from .locking import locked
 from .loop import BANK_NAME, Trainer
+from .noise import hide_loading_bars
 from .optim import check_optimizer
 from .perception import Perception, perceptual_network
 from .setup import analogies, load_data, make_encoding, prepare_run, save_settings, training_items, validation_sets
@@ -46,6 +47,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings that replace those of the file")
     options = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s", datefmt="%H:%M:%S")
+    hide_loading_bars()
     try:
         config = load_config(options.config, options.overrides)
     except (ValueError, OSError) as error:

@@ -54,10 +54,11 @@ def test_a_schedule_goes_on_where_it_was(schedule, warmup):
 
 
 def test_settings_of_now_win_over_saved_ones():
-    saved = [{"lr": 1.0, "initial_lr": 1.0, "betas": [0.9, 0.9], "d": 0.5, "params": [0]}]
-    now = [{"lr": 0.1, "initial_lr": 0.2, "betas": (0.8, 0.9), "d": 1e-6, "params": [torch.ones(1)]}]
+    old, new = {"weight_decay": 0.5, "eps": 1.0}, {"weight_decay": 0.1, "eps": 1e-8}
+    saved = [{"lr": 1.0, "initial_lr": 1.0, "betas": [0.9, 0.9], "d": 0.5, "params": [0], **old}]
+    now = [{"lr": 0.1, "initial_lr": 0.2, "betas": (0.8, 0.9), "d": 1e-6, "params": [torch.ones(1)], **new}]
     (group,) = with_settings_of(now, saved)
-    assert group == {"lr": 0.1, "initial_lr": 0.2, "betas": (0.8, 0.9), "d": 0.5, "params": [0]}
+    assert group == {"lr": 0.1, "initial_lr": 0.2, "betas": (0.8, 0.9), "d": 0.5, "params": [0], **new}
 
 
 def test_an_unknown_schedule_is_refused_with_the_known_ones():
