@@ -216,7 +216,7 @@ _RANGES = {
     "objective.entropy": (0, 1e6), "objective.balance": (0, 1e6), "objective.canvas_weight": (0, 1e6),
     "objective.perceptual": (0, 1e6), "objective.shift": (1, 1e6), "objective.guidance": (0, 1e6),
     "objective.caption_dropout": (0, 1), "objective.changed": (0, 1e6), "objective.perceptual_share": (0, 1),
-    "optimizer.lr": (0, 1e6), "optimizer.mixer_lr": (0, 1e6), "optimizer.eps": (0, 1),
+    "optimizer.lr": (0, 1e30), "optimizer.mixer_lr": (0, 1e6), "optimizer.eps": (0, 1),
     "optimizer.weight_decay": (0, 1e6), "optimizer.warmup": (0, _MANY), "optimizer.clip": (0, 1e30),
     "optimizer.ema": (0, 1),
     "validation.every": (0, _MANY), "validation.analogies": (1, 2**16), "validation.steps": (1, 10_000),
