@@ -20,7 +20,7 @@ def summary(bank: BasisBank) -> dict[str, Any]:
     config = bank.config
     return {
         "file": str(bank.path),
-        "bytes": bank.path.stat().st_size,
+        "bytes": bank.file.size,
         "layers": len(bank.layers),
         "layers_by_kind": blocks,
         "dtype": str(first.A.dtype).removeprefix("torch."),

@@ -102,12 +102,17 @@ class ComposedLoRA:
         totals = self.coefficients.values.double().abs().sum(dim=-1).tolist()
         for name, total in zip(self.coefficients.layers, totals, strict=True):
             largest = self.bank.layers[name].bound * abs(self.bank.config.scale) * total
-            if largest > _LARGEST_DELTA and not largest_element(*self.factors(name)) <= _LARGEST_DELTA:
+            if largest > _LARGEST_DELTA and not self._reach(name) <= _LARGEST_DELTA:
                 raise BankError(
                     f"{self.bank.path}: layer {name}: with these coefficients, whose magnitudes add up to {total:.3g},"
                     f" the edit may reach {largest:.3g}, and half precision ends at {_LARGEST_DELTA:,.0f}; lower block"
                     " scales, overrides or blend, or get the bank again if it is damaged"
                 )
+
+    def _reach(self, name: str) -> float:
+        """What no element of one layer's delta, and of what is added to its bias, exceeds in magnitude."""
+        bias = self.bias(name)
+        return largest_element(*self.factors(name)) + (0.0 if bias is None else float(bias.abs().amax()))
 
     def truncate(self, rank: int, progress: Progress | None = None) -> TruncatedLoRA:
         """The best LoRA of a smaller rank (in the Frobenius norm of each layer), with the error per layer.

@@ -68,7 +68,7 @@ def _is_of(shared: Path, path: Path) -> bool:
 
 
 def _is_named(stem: str, name: Any) -> bool:
-    return isinstance(name, str) and re.fullmatch(re.escape(name) + r"(_\d+)?", stem) is not None
+    return isinstance(name, str | int) and re.fullmatch(re.escape(str(name)) + r"(_\d+)?", stem) is not None
 
 
 def settings_from_file(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import weakref
 from pathlib import Path
+from typing import NamedTuple
 
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
@@ -16,6 +17,15 @@ _CHANGED = (
     "the file has changed since the bank was loaded; load it again. To put another file in its place, copy that beside"
     " it under another name and rename it"
 )
+
+
+class _Stamp(NamedTuple):
+    """What is another of another file, and of a file that somebody wrote into."""
+
+    device: int
+    inode: int
+    size: int
+    changed_ns: int
 
 
 class TensorFile:
@@ -51,6 +61,11 @@ class TensorFile:
         self.require_named()
         self.metadata: dict[str, str] = self._handle.metadata() or {}
         self.names: list[str] = list(self._handle.keys())
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file as it was opened."""
+        return self._stamp.size
 
     def tensor(self, name: str) -> Tensor:
         """The named tensor, of a mapped file not yet read from disk.
@@ -102,9 +117,9 @@ class TensorFile:
             raise BankError(f"{self.path}: {_CHANGED}")
         return other
 
-    def _status(self) -> tuple[int, ...]:
+    def _status(self) -> _Stamp:
         status = os.fstat(self._file.fileno())
-        return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+        return _Stamp(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
 
 
 def _open(path: Path, mmap: bool):

@@ -89,7 +89,8 @@ class SaveLoRA(io.ComfyNode):
                 f"rank {max_rank}, relative error {sum(errors) / len(errors):.2%} on average, {max(errors):.2%} at most"
             )
         path, name, listed = output_path(filename_prefix)
-        lora.save(path, format, DTYPES[dtype], {"lorweb_bank": basis.path.name, "lorweb_rank": report}, progress)
+        notes = {"lorweb_bank": basis.path.name, "lorweb_rank": report}
+        lora.save(path, format, DTYPES[dtype], notes, progress, replace=False)
         if not listed:
             report += "\nComfyUI's LoRA loader does not list it: that looks in output/loras, so begin with loras/"
             logger.warning("%s: %s", path, report)

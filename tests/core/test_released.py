@@ -78,6 +78,13 @@ def test_a_training_folder_has_one_yaml_for_its_checkpoints(folder):
         assert (config.heads, config.softmax) == ((4, False) if of_the_run else (1, True)), name
 
 
+def test_a_training_whose_name_is_a_number(make_bank, tmp_path):
+    path, _ = make_bank(name="2024_000000250.safetensors")
+    make_bank(name="x.safetensors")
+    (tmp_path / "config.yaml").write_text(released_yaml(lora_heads=4).replace("name: bank", "name: 2024"))
+    assert BasisBank.load(path).config.heads == 4
+
+
 def test_a_yaml_of_its_own_comes_first(folder):
     path = folder["wool_edits_000000250"]
     path.with_suffix(".yaml").write_text(released_yaml(lora_heads=2))
