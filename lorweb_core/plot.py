@@ -22,7 +22,7 @@ DIVERGING = ((120, 190, 255), (40, 90, 200), (20, 20, 28), (210, 60, 40), (255, 
 BACKGROUND, INK, FAINT = (24, 24, 28), (232, 232, 236), (140, 140, 150)
 
 LABEL_WIDTH, BAR_WIDTH, MARGIN, LINE = 116, 110, 14, 18
-MAP_WIDTH, MAP_HEIGHT = 640, 1000
+MAP_WIDTH, MAP_HEIGHT, LARGEST_MAP = 640, 1000, 32_000_000
 # Of about the shape of the room that ComfyUI gives a picture on a node; twice its size, for sharp text.
 THUMBNAIL = (480, 400)
 _THUMBNAIL_TEXT, _THUMBNAIL_LABELS = 24, 72
@@ -38,7 +38,7 @@ def heatmap(coefficients: MixingCoefficients) -> np.ndarray:
         [height, width, 3] uint8.
 
     Raises:
-        ValueError: for a batch.
+        ValueError: for a batch, or more coefficients than a picture has room for.
     """
     import numpy as np
     from PIL import Image, ImageDraw
@@ -48,6 +48,8 @@ def heatmap(coefficients: MixingCoefficients) -> np.ndarray:
     rows, columns = values.shape
     cell_h, cell_w = min(16, max(1, MAP_HEIGHT // rows)), min(40, max(2, MAP_WIDTH // columns))
     height, width = rows * cell_h, columns * cell_w
+    if height * width > LARGEST_MAP:
+        raise ValueError(f"a heatmap has no room for {rows:,} layers by {columns:,} basis elements")
     notes = _notes(coefficients)
     top = MARGIN + LINE * (len(notes) + 1)
     size = (max(LABEL_WIDTH + width + BAR_WIDTH + 2 * MARGIN, 760), top + height + 2 * LINE + MARGIN)

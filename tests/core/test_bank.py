@@ -212,9 +212,12 @@ def test_a_narrow_projection_is_not_folded(make_bank):
     ("changes", "header", "message"),
     [
         ({"lora_A": 1e30, "lora_B": 1e20}, {}, "lora_A and lora_B reach 1e+30 and 1e+20"),
+        ({"lora_A": 2e19, "lora_B": 2e18}, {}, "lora_A and lora_B reach 2e+19 and 2e+18"),  # 18 such products are added
         ({"lora_A": 1e20}, {"alpha": 1e300}, "with a scale of 3.33e+299"),
+        ({"lora_A": 1e20}, {"alpha": -1e300}, "with a scale of -3.33e+299"),
         ({"lora_up_bias": 3e38}, {}, "more than float32 holds"),
         ({"lora_keys": 1e25, "att_lora_to_q.weight": 1e25}, {}, "lora_keys times att_lora_to_q.weight reach 4e+50"),
+        ({"lora_keys": 1e16, "att_lora_to_q.weight": 1e16}, {}, "lora_keys times att_lora_to_q.weight reach 4e+32"),
     ],
 )  # fmt: skip
 def test_banks_whose_products_overflow(make_bank, changes, header, message):

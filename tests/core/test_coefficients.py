@@ -287,6 +287,11 @@ def test_heatmap_shows_the_values():
     assert int(xs.min()) == 116 + 3 * 40 and int(ys.max() - ys.min()) == 15
 
 
+def test_a_heatmap_has_bounds():
+    with pytest.raises(ValueError, match="no room for 2 layers by 1,000,000 basis elements"):
+        heatmap(MixingCoefficients(torch.zeros(2, 1_000_000), ("x", "y")))
+
+
 def test_heatmap_of_signed_coefficients_differs_in_colour():
     c = signed()
     flipped = MixingCoefficients(-c.values, NAMES, softmax=False)
