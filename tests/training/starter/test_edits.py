@@ -87,6 +87,15 @@ def test_edits_work_at_any_side(side):
             assert np.isfinite(after).all(), name
 
 
+def test_where_nothing_varies_an_edit_is_finite():
+    """Beside what varies from very little to much, running sums do not come back to zero."""
+    image = np.zeros((64, 64, 3), np.float32)
+    image[:, :32] = np.random.default_rng(70).random((64, 32, 1)) ** 20
+    for name, edit in EDITS.items():
+        if edit.apply:
+            assert np.isfinite(edit.apply(image, edit.parameters(np.random.default_rng(0)))).all(), name
+
+
 def test_edits_draw_scenes_and_the_named_photographs(monkeypatch):
     asked = []
 

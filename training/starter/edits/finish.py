@@ -77,8 +77,10 @@ def _split_channels(image: Image, p: Parameters) -> Image:
 def _local_contrast(image: Image, p: Parameters) -> Image:
     """Lightness evened out within the surroundings of each pixel."""
     grey = luma(image)
-    centre = grey - ndimage.uniform_filter(grey, max(3, len(image) // 4), mode="nearest")
-    spread = np.sqrt(ndimage.uniform_filter(centre * centre, max(3, len(image) // 4), mode="nearest")) + 0.04
+    size = max(3, len(image) // 4)
+    centre = grey - ndimage.uniform_filter(grey, size, mode="nearest")
+    # The filter's running sums may end a little below zero where nothing varies.
+    spread = np.sqrt(np.maximum(ndimage.uniform_filter(centre * centre, size, mode="nearest"), 0)) + 0.04
     even = 0.5 + 0.22 * centre / spread
     return image + (np.float32(p["strength"]) * (even - grey))[..., None]
 
