@@ -42,7 +42,7 @@ _PAGE_READY = """types => window.app?.extensionManager && window.app.graph
     && types.every(type => type in window.LiteGraph.registered_node_types)"""
 _LOAD = "async workflow => { await app.loadGraphData(workflow); }"
 _MISSING_TYPES = """() => app.graph.nodes
-    .filter(node => node.has_errors || !(node.type in LiteGraph.registered_node_types)).map(node => node.type)"""
+    .filter(node => !(node.type in LiteGraph.registered_node_types)).map(node => node.type)"""
 _QUEUE = "async nodes => { await app.queuePrompt(0, 1, nodes.map(String)); }"
 _QUEUE_EMPTY = """async () => {
     const queue = await (await fetch("/queue")).json();
