@@ -242,6 +242,10 @@ class ComfyPage:
         """(width, height) in pixels of the pictures that a node shows."""
         return [tuple(size) for size in self.page.evaluate(_PICTURES, node)]
 
+    def wait_for_picture(self, node: int) -> None:
+        """Until a node shows a picture, which the page loads a while after the run."""
+        self.page.wait_for_function(f"id => ({_PICTURES})(id)[0]?.[0] > 0", arg=node)
+
     def widget_area(self, node: int, name: str) -> tuple[float, float, float, float]:
         """Where LiteGraph draws a widget: (left, top, right, bottom) in the window."""
         return tuple(self.page.evaluate(_WIDGET_AREA, [node, name]))

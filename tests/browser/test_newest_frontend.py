@@ -52,8 +52,10 @@ def test_the_starter_opens_and_runs(newest):
     example = find(workflow, "LoRWeBStarterExample")["widgets_values"][0]
     with Image.open(ROOT / "starter" / "examples" / example / "b.png") as picture:
         size = picture.size
+    saved = find(workflow, "SaveImage")["id"]
+    newest.wait_for_picture(saved)
     # It also asks for what an older server does not have, and says so in the console.
-    assert newest.pictures(find(workflow, "SaveImage")["id"]) == [size]
+    assert newest.pictures(saved) == [size]
 
 
 def test_a_node_opens_its_help_page(newest):
