@@ -113,6 +113,8 @@ def test_top_k():
     strong = signed().top_k(2)
     kept = strong.values != 0
     assert torch.equal(strong.values[kept], signed().values[kept])
+    opposed = MixingCoefficients(torch.tensor([[-0.9, 0.5, 0.1]]), ("x",), softmax=False)
+    assert torch.equal(opposed.top_k(1).values, torch.tensor([[-0.9, 0.0, 0.0]])), "the strongest, of either sign"
     with pytest.raises(ValueError, match="top-k is 7; this bank has 6"):
         c.top_k(7)
 
