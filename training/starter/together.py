@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 
 import torch
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass
 class TogetherSettings:
-    """When each part ends, as a share of ``minutes`` from the start.
+    """When each part ends, as a share of ``minutes`` from the start; 0 leaves a part of the run as it is.
 
     Attributes:
         autoencoder, base, bank: one after the other. encoder: beside them, done before the bank begins.
@@ -63,24 +63,30 @@ def train_together(settings: TogetherSettings, overrides: Sequence[str], train: 
         ValueError: when a part fails.
     """
     timetable = Timetable(settings)
-    with _beside("draw", overrides), _beside("encoder", _limited(overrides, "encoder", timetable)) as encoder:
+    with _beside("draw", overrides), beside_encoder(overrides, timetable) as encoder:
         for part in ("autoencoder", "base"):
-            _here(train, part, timetable)
-        if encoder.wait():
+            train_here(train, part, timetable)
+        if encoder is not None and encoder.wait():
             raise ValueError("the image encoder's training failed; its messages are above")
-        _here(train, "bank", timetable)
+        train_here(train, "bank", timetable)
 
 
-def _here(train: Callable[[str, float], None], part: str, timetable: Timetable) -> None:
+def beside_encoder(overrides: Sequence[str], timetable: Timetable) -> AbstractContextManager[subprocess.Popen | None]:
+    """The image encoder's training, where it has a share of the time."""
+    if not timetable.settings.encoder:
+        return nullcontext()
+    return _beside("encoder", [*overrides, f"encoder.loop.minutes={timetable.minutes_of('encoder')}"])
+
+
+def train_here(train: Callable[[str, float], None], part: str, timetable: Timetable) -> None:
+    """Train a part in this process, where it has a share of the time."""
+    if not getattr(timetable.settings, part):
+        return
     minutes = timetable.minutes_of(part)
     logger.info("%s: %.1f minutes", part, minutes)
     train(part, minutes)
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-
-
-def _limited(overrides: Sequence[str], part: str, timetable: Timetable) -> list[str]:
-    return [*overrides, f"{part}.loop.minutes={timetable.minutes_of(part)}"]
 
 
 @contextmanager

@@ -13,6 +13,7 @@ from lorweb_core import BasisBank
 from lorweb_core.canvas import stack_quadrants
 from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
 from training.starter import __main__ as starter
+from training.starter import together
 from training.starter.autoencoder import Trained, make_autoencoder, make_canvases, split_canvases
 from training.starter.base import Base, BaseSettings
 from training.starter.edits import EDITS, IDENTITY, TRAINING_EDITS
@@ -201,6 +202,14 @@ def test_parts_end_when_their_minutes_are_over(apart):
     )
     *_, last = read_metrics(apart / "encoder" / "metrics.csv")
     assert float(last["lr"]) < 1e-6 and int(last["step"]) < 1000
+
+
+def test_parts_without_a_share_of_the_time_are_left_alone():
+    timetable, trained = Timetable(TogetherSettings(autoencoder=0, encoder=0)), []
+    with together.beside_encoder([], timetable) as encoder:
+        for part in ("autoencoder", "base"):
+            together.train_here(lambda part, minutes: trained.append(part), part, timetable)
+    assert encoder is None and trained == ["base"]
 
 
 def test_a_part_whose_time_is_over_is_named():
