@@ -110,6 +110,8 @@ def test_top_k():
     assert ((top.values != 0).sum(-1) == 2).all()
     torch.testing.assert_close(top.values.sum(-1), torch.ones(len(NAMES)))
     assert torch.equal(top.values.argmax(-1), c.values.argmax(-1))
+    weak = c.scale_blocks([("*", 1e-6)])
+    torch.testing.assert_close(weak.top_k(2).values, 1e-6 * top.values, atol=0, rtol=1e-5)
     strong = signed().top_k(2)
     kept = strong.values != 0
     assert torch.equal(strong.values[kept], signed().values[kept])
