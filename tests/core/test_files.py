@@ -138,10 +138,12 @@ def test_names_as_long_as_the_drive_takes(tmp_path, length):
     assert os.listdir(tmp_path) == [name]
 
 
+# By its path: to import the package would load torch twice.
 KILLED = """
-import os, signal, sys
+import sys
 from pathlib import Path
-from lorweb_core import atomic
+sys.path.insert(0, "lorweb_core")
+import atomic
 with atomic.replacing(Path(sys.argv[1])) as temporary:
     temporary.write_bytes(bytes(1000))
     temporary.with_name(".tmpAbCdEf").write_bytes(bytes(1000))  # libraries have temporary files of their own
