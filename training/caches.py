@@ -40,7 +40,9 @@ def build_query_cache(config: Config, spec: QueryMode, manifest: Manifest, devic
     if spec.composite is None:
         kind, seen = "images", {key: (image,) for key, image in manifest.images().items()}
     else:
-        kind, seen = "pairs", _example_pairs(manifest, config.data.swap > 0)
+        # Pairs that are cropped are others than pairs that are squeezed.
+        kind = "pairs" if spec.stretch else "pairs_middle"
+        seen = _example_pairs(manifest, config.data.swap > 0)
     settings = {
         "weights": describe_weights(config.bank.encoder),
         "hidden": spec.hidden,

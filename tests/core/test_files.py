@@ -105,6 +105,19 @@ def test_without_mapping_a_bank_is_in_memory(make_bank):
     assert torch.equal(bank.delta(LAYER, bank.mix(query)), expected)
 
 
+@posix
+def test_without_mapping_where_safetensors_can_only_map(make_bank, monkeypatch):
+    """Versions before 0.8: the tensors are copied out of the mapping."""
+    from lorweb_core import tensorfile
+
+    opener = tensorfile.safe_open
+    monkeypatch.setattr(tensorfile, "safe_open", lambda path, framework, device: opener(path, framework, device))
+    path, tensors = make_bank()
+    bank = BasisBank.load(path, mmap=False)
+    write_into(path)
+    assert torch.equal(bank.layers[LAYER].A, tensors[f"transformer.{LAYER}.lora_A"])
+
+
 def test_a_file_is_never_replaced_where_it_must_not_be(loaded, tmp_path):
     _, _, bank, c = loaded
     path = tmp_path / "lora.safetensors"
