@@ -8,6 +8,7 @@ puts what there is, and examples, into ``out``.
 
 import argparse
 import logging
+import shutil
 import signal
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from .together import TogetherSettings, train_together
 
 logger = logging.getLogger(__name__)
 
+_PERCEPTUAL = 0.3  # weight of LPIPS in the objectives of base and bank
 _TRAINERS: dict[str, Callable[..., Path]] = {
     "autoencoder": train_autoencoder, "encoder": train_encoder, "base": train_base, "bank": train_bank
 }  # fmt: skip
@@ -39,10 +41,19 @@ _TRAINERS: dict[str, Callable[..., Path]] = {
 
 @dataclass
 class StarterSettings:
-    """Every part's settings."""
+    """Every part's settings.
+
+    Attributes:
+        run: folder of all parts. out: what ``export`` writes.
+        start: folder of a starter, as ``export`` writes it, that every part begins with, and that parts which the run
+            lacks are taken from; empty begins anew.
+        lpips: weights of LPIPS, which every part but the image encoder then learns with; empty for none.
+    """
 
     run: str = "runs/starter"
     out: str = "starter"
+    start: str = ""
+    lpips: str = ""
     draw: DrawSettings = field(default_factory=DrawSettings)
     autoencoder: AutoencoderSettings = field(default_factory=AutoencoderSettings)
     encoder: EncoderSettings = field(default_factory=EncoderSettings)
@@ -63,7 +74,33 @@ def load_settings(overrides: list[str]) -> StarterSettings:
         raise ValueError(f"{error.full_key}: {str(error).splitlines()[0]}") from error
     for part in ("autoencoder", "encoder", "base"):
         check_values(tree[part], f"{part}.")
-    return OmegaConf.to_object(tree)
+    return spread(OmegaConf.to_object(tree))
+
+
+def spread(settings: StarterSettings) -> StarterSettings:
+    """The settings with what is said of all parts said of each."""
+    if start := settings.start and Path(settings.start):
+        settings.autoencoder.start = settings.autoencoder.start or str(start / "base" / "vae")
+        settings.encoder.start = settings.encoder.start or str(start / "encoder")
+        settings.base.start = settings.base.start or str(start / "base")
+        settings.bank.set = [f"bank.start={start / 'bank.safetensors'}", *settings.bank.set]
+    if lpips := settings.lpips:
+        settings.autoencoder.lpips = settings.autoencoder.lpips or lpips
+        looking = {"lpips": lpips, "perceptual": settings.base.objective.perceptual or _PERCEPTUAL}
+        settings.base.objective = replace(settings.base.objective, **looking)
+        settings.bank.set = [*(f"objective.{name}={value}" for name, value in looking.items()), *settings.bank.set]
+    return settings
+
+
+def begin_with(run: Path, start: Path) -> None:
+    """Take the parts that a run lacks from a starter.
+
+    Raises:
+        FileNotFoundError: when it lacks one of them, too.
+    """
+    for own, there in (("autoencoder/vae", "base/vae"), ("encoder/encoder", "encoder"), ("base/base", "base")):
+        if not (run / own).is_dir():
+            shutil.copytree(start / there, run / own)
 
 
 def train(part: str, shop: Workshop, own: Any) -> None:
@@ -90,6 +127,8 @@ def run(part: str, overrides: list[str]) -> None:
         ValueError, OSError: what the parts raise.
     """
     settings = load_settings(overrides)
+    if settings.start and part in (*_TRAINERS, "together"):
+        begin_with(Path(settings.run), Path(settings.start))
     shop = Workshop(Path(settings.run), settings.draw)
     if part == "photographs":
         fetch_photographs()

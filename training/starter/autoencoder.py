@@ -48,7 +48,7 @@ class AutoencoderSettings:
     first: int = 1
     local: float = 0.05
     lpips: str = ""
-    perceptual: float = 0.03
+    perceptual: float = 0.05
     bf16: bool = True
     loop: LoopSettings = field(default_factory=lambda: LoopSettings(steps=6000, batch=64, checkpoint=500))
     optimizer: OptimizerConfig = field(

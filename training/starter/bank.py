@@ -43,7 +43,7 @@ class BankSettings:
         first: shards of pairs to wait for before the first step.
     """
 
-    config: str = "training/configs/starter.yaml"
+    config: str = "training/configs/starter_gpu.yaml"
     set: list[str] = field(default_factory=list)
     name: str = "bank"
     first: int = 1

@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lorweb_core.canvas import MULTIPLE
+from lorweb_core.packing import PACKED
 
 from ..base import load_transformer
 from ..config import BaseConfig, ObjectiveConfig, OptimizerConfig
@@ -45,7 +46,7 @@ class BaseSettings:
 
     Attributes:
         start: folder of a base to begin with, such as the shipped one, whatever its shape; empty begins with a fresh
-            one. What it was told about parameters is not saved with a base, so let ``alone`` be 0.
+            one. What it was told about parameters is not saved with a base, so that it learns on canvases only.
         heads: of width 128. double, single: numbers of blocks.
         alone: which share of the run, the first one, is on images alone, and ``alone_batch`` how many a step takes.
         lessons: what it is told.
@@ -71,7 +72,7 @@ class BaseSettings:
     )
     objective: ObjectiveConfig = field(
         default_factory=lambda: ObjectiveConfig(
-            weighting="none", timesteps="logit_normal", shift=15.0, canvas_weight=0.2
+            weighting="none", timesteps="logit_normal", shift=15.0, canvas_weight=0.2, perceptual_share=0.2, changed=1.0
         )
     )
 
@@ -141,6 +142,7 @@ class Base(nn.Module):
     def save(self, folder: Path, shift: float) -> None:
         """Write a diffusers folder: the transformer, a scheduler with this shift, and prompts as embeddings."""
         self.transformer.save_pretrained(folder / "transformer")
+        (folder / "transformer" / PACKED).unlink(missing_ok=True)  # of the base that this one began with
         FlowMatchEulerDiscreteScheduler(shift=shift).save_pretrained(folder / "scheduler")
         prompts = self.vocabulary.prompts()
         spelled = self.vocabulary.spell(list(prompts.values()))
@@ -188,7 +190,7 @@ class BaseTraining:
         if step % REFRESH == 0:
             self.refresh()
         generator = generator_of(self.settings.loop.seed, step, self.pool.device)
-        if share < self.settings.alone:
+        if share < self.settings.alone and not self.settings.start:
             return self._alone(generator)
         lessons = self.curriculum.canvases(self.settings.loop.batch, generator)
         return self._losses(lessons, *self.encoded.canvases(lessons.examples, lessons.answers), generator)

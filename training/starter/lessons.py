@@ -19,9 +19,9 @@ class LessonSettings:
         alone_told_parameters: how often an image alone is told its edit with its parameters, as no example shows them.
     """
 
-    told_edit: float = 0.5
+    told_edit: float = 0.4
     told_family: float = 0.15
-    untold_right: float = 0.5
+    untold_right: float = 0.6
     alone_told_parameters: float = 0.75
 
 

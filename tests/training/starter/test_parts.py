@@ -11,6 +11,9 @@ from safetensors.torch import load_file
 
 from lorweb_core import BasisBank
 from lorweb_core.canvas import stack_quadrants
+from lorweb_core.packing import PACKED
+from training.base import load_transformer
+from training.config import BaseConfig
 from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
 from training.starter import __main__ as starter
 from training.starter import together
@@ -18,6 +21,7 @@ from training.starter.autoencoder import Trained, make_autoencoder, make_canvase
 from training.starter.base import Base, BaseSettings
 from training.starter.edits import EDITS, IDENTITY, TRAINING_EDITS
 from training.starter.encoder import contrast, draw_examples
+from training.starter.export import export
 from training.starter.lessons import Curriculum, LessonSettings
 from training.starter.pool import Encoded, Pool, generator_of
 from training.starter.shards import Drawn, DrawSettings, as_one, draw_shards, read_shard, shard_path
@@ -35,7 +39,7 @@ SMALL = [
         "steps=2", "batch=4", "checkpoint=1", "log=1")),
     *(f"{part}.bf16=false" for part in ("autoencoder", "encoder", "base")),
     *(f"{part}.held_out=4" for part in ("autoencoder", "encoder")),
-    "bank.set=[train.steps=2,train.batch=2,train.precision=no,log.every=1,checkpoint.every=2]",
+    "bank.set=[base.compile=false,train.steps=2,train.batch=2,train.precision=no,log.every=1,checkpoint.every=2]",
 ]  # fmt: skip
 
 
@@ -185,6 +189,27 @@ def test_a_base_begins_with_the_weights_and_the_words_it_is_given(made, apart):
     assert all(torch.equal(before[name], after[name]) for name in before)
     words, same_words = (load_file(folder / "prompts.safetensors")["pooled"] for folder in (start, again))
     torch.testing.assert_close(same_words, words, atol=1e-4, rtol=1e-4)
+
+
+def test_a_run_begins_with_a_starter_and_takes_from_it_what_it_lacks(made, tmp_path):
+    (tmp_path / "pool").symlink_to(made / "pool")
+    start = tmp_path / "start"
+    export(made, start)
+    rest = "base.optimizer.lr=0", "base.loop.steps=1"
+    assert run_part("base", tmp_path, f"start={start}", *rest) == run_part("bank", tmp_path, f"start={start}") == 0
+    before, after = (
+        load_transformer(BaseConfig(path=str(folder), dtype="float32"), CPU)
+        for folder in (start / "base", tmp_path / "base" / "base")
+    )
+    assert all(torch.equal(p, q) for p, q in zip(before.parameters(), after.parameters()))
+    assert not (tmp_path / "base" / "base" / "transformer" / PACKED).exists()
+    bank = BasisBank.load(tmp_path / "bank" / "bank.safetensors")
+    assert bank.extra["step"] == "2"
+    settings = starter.load_settings([f"start={start}", "lpips=weights.tar.gz"])
+    assert settings.bank.set == [
+        "objective.lpips=weights.tar.gz", "objective.perceptual=0.3", f"bank.start={start / 'bank.safetensors'}"
+    ]  # fmt: skip
+    assert settings.encoder.start == str(start / "encoder") and settings.autoencoder.lpips == "weights.tar.gz"
 
 
 def test_a_base_is_looked_at_where_its_settings_say(apart, lpips_weights):
