@@ -40,12 +40,12 @@ def test_factors_are_exact(composed):
 
 
 def test_bias_variant(make_bank):
-    path, tensors = make_bank(Spec(bias=True))
+    path, tensors = make_bank(Spec(bias=True), alpha=6)
     bank = BasisBank.load(path)
     lora = bank.compose(bank.mix(torch.randn(36)))
     for name in LAYERS:
         c = lora.coefficients.for_layer(name).double()
-        expected = c @ tensors[f"transformer.{name}.lora_up_bias"].double()
+        expected = 2.0 * c @ tensors[f"transformer.{name}.lora_up_bias"].double()
         assert relative_error(lora.bias(name), expected) <= 1e-6
 
 
