@@ -119,7 +119,7 @@ def encoder_images(a: Tensor, a_prime: Tensor, b: Tensor, fit: str = "crop") -> 
     """
     height, width = b.shape[1:3]
     megapixels = 4 * height * width / PIXELS_PER_MEGAPIXEL
-    if megapixels <= 1 and a.shape[1:3] == a_prime.shape[1:3] == b.shape[1:3]:
+    if 0 < megapixels <= 1 and a.shape[1:3] == a_prime.shape[1:3] == b.shape[1:3]:
         return a, a_prime, b
     geometry = CanvasGeometry.plan(height, width, min(1.0, megapixels))
     return geometry.quadrant(a, fit), geometry.quadrant(a_prime, fit), geometry.quadrant(b, "stretch")

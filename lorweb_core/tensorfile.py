@@ -44,8 +44,8 @@ class TensorFile:
 
     def __init__(self, path: str | os.PathLike, mmap: bool = True):
         self.path, self.mapped = Path(path), mmap
-        if not self.path.is_file():
-            raise BankError(f"{self.path}: {_explain_absent(self.path)}")
+        if not os.path.isfile(self.path):  # pathlib's own raises for names that are too long
+            raise BankError(f"{clipped(self.path, 1000)}: {_explain_absent(self.path)}")
         try:
             # The file itself, whatever its name comes to mean.
             self._file = open(self.path, "rb")  # noqa: SIM115
@@ -144,10 +144,10 @@ class _Copying:
 
 
 def _explain_absent(path: Path) -> str:
-    if path.is_symlink():
+    if os.path.islink(path):
         return f"this is a link to {os.readlink(path)}, which is not there; put the file there or copy it here"
-    if path.is_dir():
+    if os.path.isdir(path):
         return "this is a folder; name the .safetensors file in it"
-    if "\\" in path.name and Path(*path.parts[:-1], *path.name.split("\\")).is_file():
+    if "\\" in path.name and os.path.isfile(Path(*path.parts[:-1], *path.name.split("\\"))):
         return "there is no such file; on this system the folders in a name are separated by /"
     return "there is no such file"

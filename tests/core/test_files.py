@@ -228,6 +228,9 @@ def test_names_that_lead_nowhere(tmp_path, capsys):
         "link.safetensors": "this is a link to .*gone.safetensors, which is not there",
         "sub\\bank.safetensors": "folders in a name are separated by /",
         "sub": "this is a folder",
+        "": "this is a folder",
+        "n" * 5000: "there is no such file",
+        "a\0b": "there is no such file",
     }.items():
         with pytest.raises(BankError, match=words):
             BasisBank.load(tmp_path / name)

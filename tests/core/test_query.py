@@ -130,6 +130,11 @@ def test_others_become_quadrants_of_a_canvas_that_enlarges_nothing(sizes):
     assert all(torch.equal(x, y) for x, y in zip(seen, expected))
 
 
+def test_pictures_without_pixels_are_refused():
+    with pytest.raises(ValueError, match="at least one pixel"):
+        encoder_images(*[torch.zeros(1, 0, 4, 3)] * 3)
+
+
 def test_refusals(triplet):
     a, a_prime, b = triplet
     with pytest.raises(ValueError, match="1 example pairs and 0 images b"):
