@@ -2,13 +2,28 @@
 
 import logging
 import sys
+from dataclasses import fields
+from inspect import signature
 
 import comfy.latent_formats
 import folder_paths
 import lorweb_pack.nodes
 import pytest
+from comfy_api.latest import io
 from lorweb_pack.nodes import MODULES, NODES, nodes_of
+from lorweb_pack.nodes.analogy import EncodeAnalogy
 from lorweb_pack.nodes.folders import basis_names, register_basis_folder
+
+
+def test_newer_comfyui_is_told_what_it_knows():
+    """Encode draws its coefficients: an output node, or, where ComfyUI has such, one of intermediate output."""
+    known = {field.name for field in fields(io.Schema)}
+    info = EncodeAnalogy.GET_NODE_INFO_V1()
+    assert info["output_node"] == ("has_intermediate_output" not in known)
+    assert bool(info.get("has_intermediate_output")) == ("has_intermediate_output" in known)
+    assert ("edit by example" in (info.get("search_aliases") or [])) == ("search_aliases" in known)
+    crop = info["input"]["required"]["encoder_crop"][1]
+    assert crop.get("advanced", False) == ("advanced" in signature(io.Combo.Input).parameters)
 
 
 @pytest.mark.parametrize("broken", ["models is a file", "lorweb is a link to nowhere"])

@@ -51,7 +51,7 @@ def test_the_image_encoder_is_transformers_own(images):
 
 def test_a_missing_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(starter, "FOLDER", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"diffusion_pytorch_model\.safetensors is missing from this pack"):
+    with pytest.raises(FileNotFoundError, match=r"bank\.safetensors is missing from this pack"):
         starter.LoadStarter.execute()
 
 
@@ -72,6 +72,23 @@ def test_any_shift_gives_the_schedule_of_diffusers():
     schedule = model.get_model_object("model_sampling")
     torch.testing.assert_close(calculate_sigmas(schedule, "simple", 8), scheduler.sigmas)
     assert schedule.timestep(torch.tensor(0.5)) == 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_every_precision_gives_the_same_step(dtype):
+    """ComfyUI chooses it by the card and by its options --bf16-unet, --fp16-unet and --fp32-unet."""
+
+    def step(dtype):
+        weights = load_file(STARTER / "base" / "transformer" / "diffusion_pytorch_model.safetensors")
+        model = load_narrow_flux(weights, "starter", dtype).model
+        tokens, extra = starter._prompt()[0]
+        latent = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            return model.apply_model(latent, torch.tensor([0.7]), c_crossattn=tokens, y=extra["pooled_output"])
+
+    expected, found = step(torch.float32), step(dtype)
+    assert found.isfinite().all()
+    assert float((found - expected).norm() / expected.norm()) < 0.02
 
 
 def distance(one, other):
