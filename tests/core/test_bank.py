@@ -240,6 +240,8 @@ def test_edits_that_half_precision_does_not_hold(make_bank):
     assert torch.isfinite(bank.delta(LAYER, c.override([(LAYER, 0, 300.0)]))).all()
     with pytest.raises(BankError, match=rf"{bank.path}: layer {LAYER}: .* lower block scales, overrides or blend"):
         bank.compose(c.scale_blocks([(LAYER, 1e6)]))
+    with pytest.raises(BankError, match="half precision ends at 65,504"):
+        BasisBank.load(make_bank(alpha=1e9)[0]).compose(c)
     path, _ = make_bank(Spec(bias=True), change=lambda t: t[f"transformer.{LAYER}.lora_up_bias"].fill_(1e10))
     biased = BasisBank.load(path)
     with pytest.raises(BankError, match=f"layer {LAYER}: with these coefficients"):

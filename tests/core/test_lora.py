@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from lorweb_core import BasisBank, MixingCoefficients
 from lorweb_core.export import balance, fused_modules
-from lorweb_core.lora import truncate_factors
+from lorweb_core.lora import largest_element, truncate_factors
 
 from .conftest import LAYERS, Spec, reference_delta, relative_error
 
@@ -226,6 +226,14 @@ def test_what_half_precision_does_not_hold_is_not_saved(composed, tmp_path):
         strong.save(tmp_path / "x.safetensors", dtype=torch.float16)
     assert not (tmp_path / "x.safetensors").exists()
     strong.save(tmp_path / "x.safetensors", dtype=torch.bfloat16)
+
+
+def test_the_reach_of_a_delta_is_never_below_its_largest_element():
+    assert largest_element(torch.tensor([[2.0, -5.0]]), torch.tensor([[3.0], [1.0]])) == pytest.approx(15)
+    down, up = torch.randn(4, 64), torch.randn(32, 4)
+    down[:, 7] *= 1000
+    up[5] *= 1000
+    assert float((up @ down).abs().max()) <= largest_element(down, up)
 
 
 def test_truncation_of_a_lopsided_bank(make_bank):
