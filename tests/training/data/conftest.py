@@ -1,6 +1,7 @@
 """Small data sets on disk: patterns made on the fly, and scikit-image's photographs."""
 
 import json
+from multiprocessing import get_context
 
 import numpy as np
 import pytest
@@ -35,6 +36,19 @@ def truncate():
         return path
 
     return cut
+
+
+@pytest.fixture
+def forked():
+    """forked(function): call it in a copy of this process, which has everything imported; returns the exit status."""
+
+    def call(function):
+        process = get_context("fork").Process(target=function)
+        process.start()
+        process.join()
+        return process.exitcode
+
+    return call
 
 
 @pytest.fixture
