@@ -10,28 +10,9 @@ import torch
 from torch import Tensor
 
 from .checkpoint import PREFIX, Progress, iterate_with_progress, save_atomically
+from .layers import fused_modules
 
 FORMATS = ("diffusers", "comfyui")
-
-# FLUX as ComfyUI and Black Forest Labs name it: module -> the diffusers layers whose outputs it stacks.
-_DOUBLE = {
-    "img_attn.qkv": ("attn.to_q", "attn.to_k", "attn.to_v"),
-    "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
-    "img_attn.proj": ("attn.to_out.0",),
-    "txt_attn.proj": ("attn.to_add_out",),
-    "img_mod.lin": ("norm1.linear",),
-    "txt_mod.lin": ("norm1_context.linear",),
-    "img_mlp.0": ("ff.net.0.proj",),
-    "img_mlp.2": ("ff.net.2",),
-    "txt_mlp.0": ("ff_context.net.0.proj",),
-    "txt_mlp.2": ("ff_context.net.2",),
-}
-_SINGLE = {
-    "linear1": ("attn.to_q", "attn.to_k", "attn.to_v", "proj_mlp"),
-    "linear2": ("proj_out",),
-    "modulation.lin": ("norm.linear",),
-}
-_BLOCKS = {"transformer_blocks": ("double_blocks", _DOUBLE), "single_transformer_blocks": ("single_blocks", _SINGLE)}
 
 
 class LoRA(Protocol):
@@ -53,15 +34,15 @@ def save_lora(
 
     Args:
         format: "diffusers": ``transformer.<module path>.lora_A/lora_B.weight``, PEFT's names, which diffusers and
-            ComfyUI load. "comfyui": FLUX's fused modules under ``lora_unet_...``, which ComfyUI (its bypass loader
-            too) and other interfaces load; q, k, v share one block-diagonal pair there.
+            ComfyUI load. "comfyui": ComfyUI's own modules (see ``layers.py``) under ``lora_unet_...``, which ComfyUI
+            (its bypass loader too) and other interfaces load; FLUX's q, k, v share one block-diagonal pair there.
         dtype: float32, bfloat16 or float16. In the half types the factors are balanced first, since coefficients times
             B fall below what float16 resolves.
         metadata: further header entries.
         replace: False never replaces a file.
 
     Raises:
-        ValueError: for an unknown format, a layer that FLUX does not have, bias deltas in "diffusers" format, which
+        ValueError: for an unknown format, a layer of no known family, bias deltas in "diffusers" format, which
             ComfyUI would drop in silence, or factors that the type does not hold.
         FileExistsError: when there is a file of that name and it must not be replaced.
         OSError: when it cannot be written.
@@ -110,32 +91,6 @@ def _comfyui_tensors(lora: LoRA, dtype: torch.dtype, progress: Progress | None) 
         biases = [lora.bias(name) for name in names]
         if biases[0] is not None:
             yield {f"{key}.diff_b": torch.cat(biases)}
-
-
-def fused_modules(names: tuple[str, ...]) -> dict[str, tuple[str, ...]]:
-    """FLUX's fused modules and the diffusers layers that each stacks, for the layers of a LoRA.
-
-    Raises:
-        ValueError: for a layer outside FLUX's blocks, or a fused module of which only some parts are there.
-    """
-    modules: dict[str, tuple[str, ...]] = {}
-    left = set(names)
-    for block in dict.fromkeys(tuple(name.split(".")[:2]) for name in names):
-        target, table = _BLOCKS.get(block[0], (None, {}))
-        for module, parts in table.items():
-            layers = tuple(f"{block[0]}.{block[1]}.{part}" for part in parts)
-            there = left.intersection(layers)
-            if there and len(there) < len(layers):
-                missing = ", ".join(sorted(set(layers) - there))
-                raise ValueError(
-                    f"{module} of {'.'.join(block)} fuses layers that this bank lacks ({missing}); save as 'diffusers'"
-                )
-            if there:
-                modules[f"{target}.{block[1]}.{module}"] = layers
-                left -= there
-    if left:
-        raise ValueError(f"{sorted(left)[0]} is not a linear layer of FLUX's blocks; save as 'diffusers'")
-    return modules
 
 
 def balance(down: Tensor, up: Tensor, dtype: torch.dtype = torch.float16) -> tuple[Tensor, Tensor]:

@@ -1,6 +1,7 @@
 """Apply: a model with the LoRA that the coefficients make of the bank, in its weights or at run time."""
 
 import logging
+from collections.abc import Mapping
 
 import comfy.lora
 import comfy.utils
@@ -8,6 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..lorweb_core import BasisBank, BasisLayer, MixingCoefficients
 from ..lorweb_core.checkpoint import PREFIX
+from ..lorweb_core.layers import places
 from ..lorweb_core.lora import ComposedLoRA
 from .adapter import BasisAdapter
 from .runtime import Rows, add_at_run_time
@@ -138,13 +140,29 @@ def find_targets(model, bank: BasisBank, mode: str = PATCH) -> dict[str, Target]
     Raises:
         ValueError: naming a layer that has another shape than the bank's factors, or cannot take the mode.
     """
-    keys = comfy.lora.model_lora_keys_unet(model.model, {})
-    targets = {name: keys[PREFIX + name] for name in bank.layers if PREFIX + name in keys}
+    targets = name_targets(model, bank)
     there, check = (_module, _check_module) if mode == RUNTIME else (_weight, _check_weight)
     present = {name: target for name, target in targets.items() if there(model, target) is not None}
     for name, target in present.items():
         check(model, name, target, bank.layers[name])
     return present
+
+
+def name_targets(model, bank: BasisBank) -> dict[str, Target]:
+    """Which weight of the model each layer of the bank should be: by ComfyUI's own map, else by ours."""
+    keys = comfy.lora.model_lora_keys_unet(model.model, {})
+    ours = target_table({name: layer.out_features for name, layer in bank.layers.items()})
+    named = {name: keys.get(PREFIX + name, ours.get(name)) for name in bank.layers}
+    return {name: target for name, target in named.items() if target is not None}
+
+
+def target_table(widths: Mapping[str, int]) -> dict[str, Target]:
+    """Layers of a bank, with their numbers of outputs, as targets by our own table."""
+    targets = {}
+    for name, (module, start) in places(widths).items():
+        key = f"diffusion_model.{module}.weight"
+        targets[name] = key if start is None else (key, (0, start, widths[name]))
+    return targets
 
 
 def _key(target: Target) -> str:

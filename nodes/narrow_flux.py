@@ -16,7 +16,7 @@ from torch import Tensor
 def load_narrow_flux(
     weights: dict[str, Tensor], name: str, dtype: torch.dtype | None = None, shift: float | None = None
 ) -> comfy.model_patcher.ModelPatcher:
-    """A FLUX of any width whose heads are as wide as its positional embedding.
+    """A FLUX.1 or FLUX.2 of any width whose heads are as wide as its positional embedding.
 
     Args:
         weights: in FLUX's original names or in those of diffusers.
@@ -29,7 +29,7 @@ def load_narrow_flux(
     """
     weights = comfy.model_detection.convert_diffusers_mmdit(weights, "") or weights
     config = comfy.model_detection.model_config_from_unet(weights, "")
-    if config is None or config.unet_config.get("image_model") != "flux":
+    if config is None or config.unet_config.get("image_model") not in ("flux", "flux2"):
         raise ValueError(f"{name}: not a FLUX checkpoint")
     heads = config.unet_config["hidden_size"] // sum(config.unet_config["axes_dim"])
     if config.unet_config["num_heads"] == heads:

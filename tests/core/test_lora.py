@@ -8,7 +8,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from lorweb_core import BasisBank, MixingCoefficients
-from lorweb_core.export import balance, fused_modules
+from lorweb_core.export import balance
+from lorweb_core.layers import fused_modules
 from lorweb_core.lora import largest_element, truncate_factors
 
 from .conftest import LAYERS, Spec, reference_delta, relative_error
@@ -171,7 +172,7 @@ def test_unknown_format(composed, tmp_path):
     ("names", "message"),
     [
         (("transformer_blocks.0.attn.to_q",), "fuses layers that this bank lacks .*to_k.*to_v"),
-        (("x_embedder",), "x_embedder is not a linear layer of FLUX's blocks"),
+        (("x_embedder",), "x_embedder is not a linear layer of FLUX.1's blocks"),
         (("transformer_blocks.0.attn.norm_q",), "not a linear layer"),
     ],
 )
