@@ -5,6 +5,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,12 @@ def test_config_yaml_beside_two_banks_is_the_one_of_its_name(make_bank, caplog):
         bank = BasisBank.load(other)
     assert bank.config.heads == 1 and "heads" in bank.assumed and "config.yaml may be another bank's" in caplog.text
     assert BasisBank.load(path).config.heads == 4
+
+
+def test_an_embedding_is_a_part_of_the_query():
+    config = BankConfig(num_loras=2, rank=1, key_dim=4, query_dim=36)
+    widths = {mode: replace(config, query_mode=mode).embedding_dim for mode in ("cat-aa'b", "ca'-ca", "cat-paa'b")}
+    assert widths == {"cat-aa'b": 12, "ca'-ca": 36, "cat-paa'b": 12}
 
 
 @pytest.mark.parametrize(("query_dim", "mode"), [(3 * 768, "cat-aa'b"), (768, "ca'-ca+cb"), (35, "ca'-ca+cb")])
@@ -211,6 +218,7 @@ def test_a_narrow_projection_is_not_folded(make_bank):
 @pytest.mark.parametrize(
     ("changes", "header", "message"),
     [
+        ({"lora_A": -1e30, "lora_B": 1e20}, {}, "lora_A and lora_B reach 1e+30 and 1e+20"),
         ({"lora_A": 1e30, "lora_B": 1e20}, {}, "lora_A and lora_B reach 1e+30 and 1e+20"),
         ({"lora_A": 2e19, "lora_B": 2e18}, {}, "lora_A and lora_B reach 2e+19 and 2e+18"),  # 18 such products are added
         ({"lora_A": 1e20}, {"alpha": 1e300}, "with a scale of 3.33e+299"),

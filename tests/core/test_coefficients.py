@@ -296,6 +296,24 @@ def test_a_heatmap_has_bounds():
         heatmap(MixingCoefficients(torch.zeros(2, 1_000_000), ("x", "y")))
 
 
+def test_heatmap_of_signed_coefficients_is_symmetric_about_zero():
+    """Cells from the most negative to the most positive: the ends and the middle of the scale."""
+    from lorweb_core.plot import DIVERGING, _colours, _most_used
+
+    values = torch.tensor([[-0.8, -0.4, 0.0, 0.4, 0.8]])
+    assert [tuple(colour) for colour in _colours(values, signed=True)[0].tolist()] == list(DIVERGING)
+    assert [i for i, _ in _most_used(torch.tensor([[0.1, -0.9, 0.5]]), 2)] == [1, 2], "the strongest of either sign"
+
+
+def test_bars_of_elements_that_are_all_used_alike_are_full():
+    names = ("transformer_blocks.0.x", "transformer_blocks.1.x")
+    values = torch.tensor([[0.25] * 4, [1.0, 0.0, 0.0, 0.0]])
+    picture = torch.from_numpy(heatmap(MixingCoefficients(values, names)).copy())
+    blue = (picture == torch.tensor([96, 165, 250], dtype=torch.uint8)).all(-1).sum(dim=1)
+    widths = blue[blue > 0].unique().tolist()
+    assert widths == [96 // 4 + 1, 96 + 1]
+
+
 def test_heatmap_of_signed_coefficients_differs_in_colour():
     c = signed()
     flipped = MixingCoefficients(-c.values, NAMES, softmax=False)
