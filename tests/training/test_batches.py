@@ -5,7 +5,7 @@ from itertools import islice
 import pytest
 import torch
 
-from training.batches import Batches, Share, draw_query
+from training.batches import Batches, Share, _generator, draw_query
 from training.config import load_config
 from training.setup import analogies, load_data, make_encoding, training_items
 
@@ -17,6 +17,11 @@ def test_processes_and_accumulation_share_the_positions_of_one_batch(processes, 
         drawn = [positions for share in shares for positions in islice(share.positions(step), accumulate)]
         assert sorted(i for positions in drawn for i in positions) == list(range(4 * step, 4 * step + 4))
         assert all(len(positions) == batch for positions in drawn)
+
+
+def test_every_stream_of_random_numbers_is_its_own():
+    keys = ("noise", 0, 1), ("query", 0, 1), ("noise", 1, 1), ("noise", 0, 2)
+    assert len({_generator(*key).initial_seed() for key in keys}) == len(keys)
 
 
 @pytest.fixture

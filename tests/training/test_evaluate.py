@@ -286,6 +286,15 @@ def test_any_bank_is_evaluated_without_a_run(shared_run, parts, tmp_path, caplog
     assert main(arguments) == 1 and "one of --manifest and --evalset" in caplog.text
 
 
+def test_the_starter_s_settings_are_those_of_its_bank():
+    config, bank = load_config("starter/config.yaml"), BasisBank.load("starter/bank.safetensors")
+    assert config.data.canvas == bank.canvas and config.bank.query_mode == bank.config.query_mode
+    with Image.open("starter/examples/invert/b.png") as example:
+        assert example.width == bank.canvas // 2
+    trained = load_config("training/configs/starter.yaml").validation
+    assert (config.validation.steps, config.validation.guidance) == (trained.steps, trained.guidance)
+
+
 def test_the_starter_is_evaluated_on_its_examples(tmp_path):
     assert main(["--run", "starter", "--analogies", "3", "--out", str(tmp_path)]) == 0
     ((name, contestants),) = read(tmp_path, "metrics.json").items()
