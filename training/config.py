@@ -240,11 +240,14 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ValueError: naming the file or the override, the key, what was expected and what was found.
     """
     try:
+        with open(path, encoding="utf-8") as file:
+            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file)):
+                raise ValueError("it has aliases (*name), which can unfold without end; write their content out")
         document = OmegaConf.load(path)
     except yaml.YAMLError as error:
-        raise ValueError(f"{path}: not valid YAML ({error})") from error
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: cannot be read ({error})") from error
+        raise ValueError(f"{path}: not valid YAML ({clipped(error)})") from error
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: cannot be read ({clipped(error)})") from error
     return make_config(document, str(path), overrides)
 
 

@@ -128,6 +128,18 @@ def test_mistakes_in_files_name_the_file(tmp_path):
         load_config(path)
     with pytest.raises(ValueError, match="cannot be read"):
         load_config(tmp_path / "none.yaml")
+    for text in (
+        "a: &a [1]\nb: &b [*a, *a]\n",
+        "[" * 50_000,
+        "run: " + "9" * 5000,
+        "run: [2026-01-01]",
+        "- 1",
+        "run: \ud800",
+    ):
+        path.write_bytes(text.encode(errors="surrogatepass"))
+        with pytest.raises(ValueError, match=r"mine\.yaml: ") as error:
+            load_config(path)
+        assert len(str(error.value)) < 2000
 
 
 def test_the_saved_configuration_loads_to_the_same(tmp_path):
