@@ -20,6 +20,7 @@ from lorweb_core.query import QUERY_MODES
 from lorweb_core.wording import clipped
 
 from .data.analogies import CAPTIONS, OVER
+from .limits import ALIASES, RANGES
 from .tuner import FLUX_TARGETS, INITS
 
 logger = logging.getLogger(__name__)
@@ -204,33 +205,7 @@ _CHOICES = {
     "optimizer.name": OPTIMIZERS,
     "train.precision": PRECISIONS,
 }
-_MANY = 10**9  # of steps and their like: more than any run has, and less than what overflows
-_RANGES = {
-    "bank.num_loras": (-_MANY, 2**16), "bank.rank": (-_MANY, 2**16), "bank.key_dim": (-_MANY, 2**20),  # or BankConfig's
-    "train.steps": (1, _MANY), "train.batch": (1, 2**16), "train.accumulate": (1, 2**16), "train.seed": (0, 2**63 - 1),
-    "train.minutes": (0, 1e6),
-    "checkpoint.every": (1, _MANY), "checkpoint.keep": (1, _MANY), "log.every": (1, _MANY),
-    "data.workers": (0, 1024), "data.prompt_tokens": (1, 512), "data.cache_latents": (0, 10**8),
-    "data.canvas": (32, 2**14), "data.examples": (1, 2**16), "data.hold_pairs": (0, 2**16),
-    "data.swap": (0, 1), "data.hold_tasks": (0, 1), "data.hold_images": (0, 1),
-    "objective.entropy": (0, 1e6), "objective.balance": (0, 1e6), "objective.canvas_weight": (0, 1e6),
-    "objective.perceptual": (0, 1e6), "objective.shift": (1, 1e6), "objective.guidance": (0, 1e6),
-    "objective.caption_dropout": (0, 1), "objective.changed": (0, 1e6), "objective.perceptual_share": (0, 1),
-    "optimizer.lr": (0, 1e30), "optimizer.mixer_lr": (0, 1e6), "optimizer.eps": (0, 1),
-    "optimizer.weight_decay": (0, 1e6), "optimizer.warmup": (0, _MANY), "optimizer.clip": (0, 1e30),
-    "optimizer.ema": (0, 1),
-    "validation.every": (0, _MANY), "validation.analogies": (1, 2**16), "validation.steps": (1, 10_000),
-    "validation.guidance": (0, 1e6),
-}  # fmt: skip
-# What other trainers call a setting.
-_ALIASES = {
-    "learning_rate": "optimizer.lr", "batch_size": "train.batch", "train_batch_size": "train.batch",
-    "max_train_steps": "train.steps", "gradient_accumulation_steps": "train.accumulate", "resolution": "data.canvas",
-    "lr_scheduler": "optimizer.schedule", "lr_warmup_steps": "optimizer.warmup", "mixed_precision": "train.precision",
-    "max_grad_norm": "optimizer.clip", "gradient_checkpointing": "base.gradient_checkpointing",
-    "network_dim": "bank.rank", "loras_num": "bank.num_loras", "linear": "bank.rank", "output_dir": "run",
-    "dataset": "data.manifest", "pretrained_model_name_or_path": "base.path", "save_every": "checkpoint.every",
-}  # fmt: skip
+_DEEPEST = 20  # of a configuration file; ours are two deep
 
 
 def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -240,15 +215,23 @@ def load_config(path: Path, overrides: Sequence[str] = ()) -> Config:
         ValueError: naming the file or the override, the key, what was expected and what was found.
     """
     try:
-        with open(path, encoding="utf-8") as file:
-            if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(file)):
-                raise ValueError("it has aliases (*name), which can unfold without end; write their content out")
+        _check_shape(path)
         document = OmegaConf.load(path)
     except yaml.YAMLError as error:
         raise ValueError(f"{path}: not valid YAML ({clipped(error)})") from error
     except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path}: cannot be read ({clipped(error)})") from error
     return make_config(document, str(path), overrides)
+
+
+def _check_shape(path: Path) -> None:
+    """Refuse what unfolds without end or takes for ever, before a document is made of it."""
+    depth = 0
+    with open(path, encoding="utf-8") as file:
+        for event in yaml.parse(file):
+            depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            if depth > _DEEPEST or isinstance(event, yaml.AliasEvent):
+                raise ValueError(f"it has aliases (*name), or is nested more than {_DEEPEST} deep; write it out")
 
 
 def make_config(document: DictConfig, origin: str, overrides: Sequence[str] = ()) -> Config:
@@ -303,8 +286,8 @@ def _merge(tree: DictConfig, document: DictConfig, origin: str) -> DictConfig:
 def _nearest(key: str) -> str:
     """The known key that is most like an unknown one, by its whole name or by its last part."""
     last = key.rsplit(".", 1)[-1]
-    if last in _ALIASES:
-        return _ALIASES[last]
+    if last in ALIASES:
+        return ALIASES[last]
     return max(known_keys(), key=lambda name: max(_likeness(key, name), _likeness(last, name.rsplit(".", 1)[-1])))
 
 
@@ -360,13 +343,13 @@ def check_values(tree: DictConfig, prefix: str = "") -> None:
     Raises:
         ValueError: naming the key, what was expected and what was found.
     """
-    for key, value in ((key, OmegaConf.select(tree, key)) for key in (*_CHOICES, *_RANGES)):
+    for key, value in ((key, OmegaConf.select(tree, key)) for key in (*_CHOICES, *RANGES)):
         if value is None:
             continue
         if key in _CHOICES and value not in _CHOICES[key]:
             raise ValueError(f"{prefix}{key} is {value!r}; expected one of {', '.join(_CHOICES[key])}")
-        if key in _RANGES:
-            _check_range(prefix + key, value, *_RANGES[key])
+        if key in RANGES:
+            _check_range(prefix + key, value, *RANGES[key])
 
 
 def _check_range(key: str, value: float, least: float, most: float) -> None:
