@@ -1,4 +1,4 @@
-"""What the starter shows: quality against rivals, ablations, retrieval, interpolation, and both samplers.
+"""What the starter shows: quality against rivals, ablations, retrieval, interpolation, both samplers, and refining.
 
 ``python -m benchmarks.starter train`` trains the rivals first; each measure leaves its figures in
 ``runs/starter/results``. Intervals are of 95 %: Wilson's for shares, a bootstrap over analogies for means.
@@ -13,6 +13,7 @@ from training.lpips_weights import HINT
 
 from ._starter_coefficients import interpolation, retrieval
 from ._starter_quality import ablations, quality
+from ._starter_refine import refining
 from ._starter_rivals import train_rivals
 from ._starter_samplers import samplers
 from ._starter_setting import Setting
@@ -20,6 +21,7 @@ from ._starter_setting import Setting
 logger = logging.getLogger(__name__)
 
 MEASURES = {measure.__name__: measure for measure in (quality, ablations, retrieval, interpolation, samplers)}
+MEASURES["refine"] = refining
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -134,8 +134,11 @@ class BasisBank:
         z = query.detach().to("cpu", torch.float32)
         if not torch.isfinite(z).all():
             raise ValueError("the query holds NaN or infinite values; check the image encoder and the images")
-        values = mixing_coefficients(self._logits(z), self.config.softmax, self.config.mixing)
-        return MixingCoefficients(values.float(), tuple(self.layers), self.config.softmax)
+        return MixingCoefficients(self.values(z), tuple(self.layers), self.config.softmax)
+
+    def values(self, query: Tensor) -> Tensor:
+        """Coefficients [..., L, N] of queries [..., q] in float32 on the CPU, unchecked and differentiable."""
+        return mixing_coefficients(self._logits(query), self.config.softmax, self.config.mixing).float()
 
     def compose(self, coefficients: MixingCoefficients) -> ComposedLoRA:
         """One ordinary LoRA of rank N * r. It holds this bank and the coefficients, no copy of any factor.

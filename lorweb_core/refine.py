@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .coefficients import MixingCoefficients
-from .tasks import Model, Task
+from .tasks import Model, Pair, Task, from_one, leave_one_out
 
 # Shares are kept this far from 0, where their logits would be infinite and their gradients 0.
 _SMALLEST = 1e-6
@@ -30,20 +30,25 @@ class Space:
         start: where the guess is.
         values: point -> coefficients [L, N], differentiable.
         distance: point -> how far it is from the guess, which the tie weighs.
+        unit: what the rate of a fit is counted in.
     """
 
     start: Tensor
     values: Callable[[Tensor], Tensor]
     distance: Callable[[Tensor], Tensor]
+    unit: float = 1.0
 
 
 def in_logits(guess: MixingCoefficients) -> Space:
     """Logits whose softmax (or tanh) the coefficients are; the distance is a KL divergence per layer, in nats.
 
-    Softmax shares keep each layer's total, so that scaled and blended guesses stay what they are. Coefficients that
-    are no shares (tanh, or extrapolated below 0) are moved as they are.
+    Softmax shares keep each layer's total, so that scaled and blended guesses stay what they are. Of tanh coefficients
+    the distance is the mean square. What was taken beyond both, as by extrapolation, is moved as it is.
     """
     values = guess.values.clone()
+    if not guess.softmax and (values.abs() <= 1).all():
+        start = values.clamp(_SMALLEST - 1, 1 - _SMALLEST).atanh()
+        return Space(start, torch.tanh, lambda point: (point - start).square().mean())
     if not guess.softmax or (values < 0).any():
         return in_coefficients(guess)
     total = values.sum(-1, keepdim=True)
@@ -59,13 +64,14 @@ def in_logits(guess: MixingCoefficients) -> Space:
 def in_coefficients(guess: MixingCoefficients) -> Space:
     """The coefficients themselves, free of every bound; the distance is their mean square."""
     start = guess.values.clone()
-    return Space(start, lambda point: point, lambda point: (point - start).square().mean())
+    return Space(start, lambda point: point, lambda point: (point - start).square().mean(), unit=0.1)
 
 
 def in_query(query: Tensor, mix: Callable[[Tensor], Tensor]) -> Space:
     """The analogy query [q], from which the bank mixes; the distance is the mean square in units of the query's."""
     start = query.clone()
-    return Space(start, mix, lambda point: (point - start).square().mean() / start.square().mean())
+    power = start.square().mean()
+    return Space(start, mix, lambda point: (point - start).square().mean() / power, unit=0.25 * power.sqrt().item())
 
 
 @dataclass(frozen=True)
@@ -73,8 +79,9 @@ class Settings:
     """How to fit.
 
     Attributes:
-        steps: at most. draws: tasks a step. rate: of Adam.
-        tie: weight of the distance from the guess, in the loss's own units: relative to the guess's loss.
+        steps: at most. draws: tasks a step. rate: of Adam, in the space's unit.
+        tie: weight of the distance from the guess, in units of the guess's held-out loss.
+        keep: share of the guess in every result: what a single pair cannot tell stays as it was.
         every: steps between two judgements. patience: judgements without a better one before it stops.
         judged: draws of noise for every task of the judge. margin: standard errors by which the judge must prefer the
             result to the guess.
@@ -85,6 +92,7 @@ class Settings:
     draws: int = 4
     rate: float = 0.2
     tie: float = 0.0
+    keep: float = 0.0
     every: int = 5
     patience: int = 2
     judged: int = 4
@@ -95,8 +103,10 @@ class Settings:
         for name in ("steps", "draws", "every", "patience", "judged"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
-        if not self.rate > 0 or not self.tie >= 0:
-            raise ValueError(f"rate is {self.rate} and tie {self.tie}; expected above 0, and at least 0")
+        if not self.rate > 0 or not self.tie >= 0 or not 0 <= self.keep < 1:
+            raise ValueError(
+                f"rate is {self.rate}, tie {self.tie} and keep {self.keep}; expected above 0, at least 0, and 0 to 1"
+            )
 
 
 class Record(NamedTuple):
@@ -115,12 +125,14 @@ class Refined:
         coefficients: the refined ones, or the guess where the judge preferred nothing to it.
         step: that they are of; 0 for the guess.
         history: the judgements, the guess's first.
+        allowed: of a single pair, the changes that the edit allows; see ``tasks``.
         gain: by how much the held-out loss fell, as a share of the guess's.
     """
 
     coefficients: MixingCoefficients
     step: int
     history: tuple[Record, ...]
+    allowed: tuple[str, ...] | None = None
 
     @property
     def kept_guess(self) -> bool:
@@ -134,8 +146,12 @@ class Refined:
     def report(self) -> str:
         """What happened, in a sentence."""
         if self.kept_guess:
-            return f"the guess was kept: {self.history[-1].step} steps brought nothing better on what was held out"
-        return f"refined in {self.step} steps: the loss on what was held out fell by {self.gain:.0%}"
+            text = f"the guess was kept: {self.history[-1].step} steps brought nothing better on what was held out"
+        else:
+            text = f"refined in {self.step} steps: the loss on what was held out fell by {self.gain:.0%}"
+        if self.allowed is None:
+            return text
+        return f"{text}; of the single pair, the edit allows {', '.join(self.allowed) or 'no change'}"
 
 
 def refine(
@@ -166,6 +182,39 @@ def refine(
         return _Search(guess, model, fitted, held_out, settings or Settings(), space or in_logits(guess)).run(on_record)
 
 
+# What a single pair tells of an edit is half of what it is taken to tell.
+_KEPT_OF_ONE = 0.5
+
+
+def refine_pairs(
+    guess: MixingCoefficients,
+    model: Model,
+    pairs: Sequence[Pair],
+    settings: Settings | None = None,
+    pictures: Sequence[Tensor] = (),
+    on_record: Callable[[Record], bool | None] | None = None,
+    space: Space | None = None,
+) -> Refined:
+    """Refine the edit that example pairs show: several answer each other, a single one is turned into tasks.
+
+    Args:
+        pictures: others, such as the one to edit, that a single pair has examples made up of.
+
+    Raises:
+        ValueError: for no pairs, and as ``refine``.
+    """
+    settings = settings or Settings()
+    if not pairs:
+        raise ValueError("refining needs at least one example pair")
+    if len(pairs) > 1:
+        tasks = leave_one_out(pairs)
+        return refine(guess, model, tasks.fitted, tasks.held_out, settings, space, on_record)
+    guess.require_single("Refining")
+    tasks, settings = from_one(pairs[0], guess.values, model, pictures), replace(settings, keep=_KEPT_OF_ONE)
+    refined = refine(guess, model, tasks.fitted, tasks.held_out, settings, space, on_record)
+    return replace(refined, allowed=tasks.allowed)
+
+
 class _Search:
     """The state of one fit."""
 
@@ -173,7 +222,7 @@ class _Search:
         self.guess, self.model, self.settings, self.space = guess, model, settings, space
         self.fitted, self.held_out = list(fitted), list(held_out)
         self.point = space.start.clone().requires_grad_()
-        self.adam = torch.optim.Adam([self.point], lr=settings.rate)
+        self.adam = torch.optim.Adam([self.point], lr=settings.rate * space.unit)
         self.random = random.Random(settings.seed)
 
     def run(self, on_record: Callable[[Record], bool | None] | None) -> Refined:
@@ -187,8 +236,7 @@ class _Search:
             recent.append(self.step(step, unit))
             if step % self.settings.every and step < self.settings.steps:
                 continue
-            with torch.no_grad():
-                values = self.space.values(self.point).clone()
+            values = self.values()
             losses = self.judge(values)
             history.append(Record(step, sum(recent) / len(recent), losses.mean().item()))
             recent = []
@@ -210,6 +258,11 @@ class _Search:
         (loss + self.settings.tie * unit * self.space.distance(self.point)).backward()
         self.adam.step()
         return loss.item()
+
+    @torch.no_grad()
+    def values(self) -> Tensor:
+        """The coefficients where the fit is, with the share of the guess that is kept."""
+        return torch.lerp(self.space.values(self.point), self.guess.values, self.settings.keep)
 
     @torch.no_grad()
     def judge(self, values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
 """What an edit can be fitted to and judged by: analogies with known answers, made of its example pairs.
 
 Several pairs answer each other. A single pair cannot be its own example, which would show the answer. Its example is
-made up instead: the model edits another picture, and that picture and its answer are the example whose answer is a'.
+made up instead: the model edits another picture, and that picture and its edit are the example for answering a with a'.
 Changed copies of the pair (mirrored, turned, enlarged) serve too, but only those that this very edit allows: a badge in
 a corner does not turn with the picture, a tint does. The model says which, by its loss under the guess.
 """
@@ -52,7 +52,8 @@ class Tasks:
     """What a fit sees, and what it is judged by.
 
     Attributes:
-        allowed: for a single pair, the changes of it that the edit allows.
+        allowed: for a single pair, the changes of it that the edit allows. Without any there is nothing to hold out,
+            and the judge sees what is fitted, with noise of its own.
     """
 
     fitted: list[Task]
@@ -124,12 +125,12 @@ def from_one(
     pictures = list(pictures) or [pair.before.flip(0, 1)]
     with torch.no_grad():
         made_up = [Pair(picture, model.answer(values, pair, picture)) for picture in pictures]
-        example, known = made_up[0], changes(pair)
-        changed = {name: Pair(change(pair.before), change(pair.after)) for name, change in known.items()}
-        asked = [Task(example, pair), *(Task(example, other) for other in changed.values())]
+        changed = {name: Pair(change(pair.before), change(pair.after)) for name, change in changes(pair).items()}
+        asked = [Task(made_up[0], pair), *(Task(made_up[0], other) for other in changed.values())]
         losses = torch.stack([model.losses(values, asked, -1 - draw) for draw in range(draws)]).mean(0).tolist()
     allowed = [name for name, loss in zip(changed, losses[1:]) if loss <= (1 + slack) * losses[0]]
+    judging = [name for name in allowed if name in _ZOOMS] or allowed[-1:]
     fitted = [Task(example, pair) for example in made_up]
-    fitted += [Task(example, changed[name]) for name in allowed if name not in _ZOOMS for example in (*made_up, pair)]
-    held_out = [Task(pair, changed[name]) for name in allowed if name in _ZOOMS]
+    fitted += [Task(example, changed[name]) for name in allowed if name not in judging for example in (*made_up, pair)]
+    held_out = [Task(pair, changed[name]) for name in judging]
     return Tasks(fitted, held_out or fitted, tuple(allowed))

@@ -18,8 +18,9 @@ from torch import Tensor
 from lorweb_core import BasisBank, CanvasGeometry, MixingCoefficients
 from lorweb_core.atomic import replacing
 from lorweb_core.canvas import stack_quadrants
-from lorweb_core.refine import Refined, Settings, refine
-from lorweb_core.tasks import Pair, Task, from_one, leave_one_out
+from lorweb_core.card import Card, write_card
+from lorweb_core.refine import Refined, Settings, refine_pairs
+from lorweb_core.tasks import Pair, Task
 
 from .base import load_transformer
 from .config import Config, load_config
@@ -65,10 +66,15 @@ class TunedModel:
         self._order = [list(bank.layers).index(name) for name in self.tuner.tuner_layers]
         self._latents = lru_cache(_REMEMBERED)(self._encode)  # tensors are the same key while they are one object
 
-    def guess(self, example: Pair, picture: Tensor) -> MixingCoefficients:
-        """What the encoder makes of an example pair and a picture to edit."""
+    @torch.no_grad()
+    def query(self, example: Pair, picture: Tensor) -> Tensor:
+        """The analogy query [1, q] of an example pair and a picture to edit, on the CPU."""
         item = {"a": example.before, "a_prime": example.after, "b": picture}
-        return self.bank.mix(self.encoding.query(collate([item]))[0])
+        return self.encoding.query(collate([item])).float().cpu()
+
+    def guess(self, example: Pair, picture: Tensor) -> MixingCoefficients:
+        """What the bank makes of that query."""
+        return self.bank.mix(self.query(example, picture)[0])
 
     def losses(self, values: Tensor, tasks: Sequence[Task], seed: int) -> Tensor:
         """Flow losses of the b' quadrant: see ``lorweb_core.tasks.Model``."""
@@ -123,11 +129,7 @@ def refine_edit(
     """
     targets = list(pictures) or [pair.before for pair in pairs]
     guesses = [model.guess(pair, target) for pair in pairs for target in targets]
-    guess = MixingCoefficients.blend(guesses)
-    tasks = leave_one_out(pairs) if len(pairs) > 1 else from_one(pairs[0], guess.values, model, pictures)
-    if len(pairs) == 1:
-        logger.info("one pair: the edit allows %s", ", ".join(tasks.allowed) or "no change of it")
-    return refine(guess, model, tasks.fitted, tasks.held_out, settings, on_record=on_record)
+    return refine_pairs(MixingCoefficients.blend(guesses), model, pairs, settings, pictures, on_record)
 
 
 def read_pairs(folder: Path, geometry: CanvasGeometry, fit: str) -> list[Pair]:
@@ -181,7 +183,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--bank", type=Path, required=True, help="the bank whose coefficients are fitted")
     parser.add_argument("--base", required=True, help="diffusers folder or hub id of the base that it is for")
     parser.add_argument("--pairs", type=Path, required=True, help="folder of before/after pictures of one edit")
-    parser.add_argument("--out", type=Path, required=True, help="the edit's coefficients, a .json file")
+    parser.add_argument("--out", type=Path, required=True, help="the edit: a card (.png), or JSON")
+    parser.add_argument("--name", help="of the edit; default: the folder's")
     parser.add_argument("--encoder", help="folder or hub id of the image encoder; default: the one the bank names")
     parser.add_argument("--picture", type=Path, action="append", default=[], help="a picture to edit; may be repeated")
     parser.add_argument("--prompt", default="", help="what the model is told beside the pictures")
@@ -204,8 +207,12 @@ def _run(options: argparse.Namespace) -> None:
     pictures = [load_quadrant(file, geometry, config.data.fit) for file in files]
     model = TunedModel(config, bank, pick_device(), options.prompt)
     refined = refine_edit(model, pairs, settings, pictures, on_record=_log)
-    with replacing(options.out) as temporary:
-        temporary.write_text(refined.coefficients.to_json(), encoding="utf-8")
+    card = Card.of(bank, refined.coefficients, options.name or options.pairs.resolve().name, options.prompt)
+    if options.out.suffix.lower() == ".png":
+        write_card(options.out, card, *pairs[0])
+    else:
+        with replacing(options.out) as temporary:
+            temporary.write_text(card.to_json(), encoding="utf-8")
     logger.info("%s; wrote %s", refined.report(), options.out)
 
 

@@ -120,7 +120,8 @@ def put_loras(tuner: LoRWeBModel, bank: BasisBank) -> None:
     Raises:
         ValueError: when it has other layers, or biases.
     """
-    check_layers(bank.path, bank, tuner)
+    widths = {name: (layer.in_features, layer.out_features) for name, layer in tuner.tuner_layers.items()}
+    check_layers(bank.path, bank.file.layout().layers, widths)
     own = tuner.bank_tensors(tuner.adapter_state_dict())
     tuner.load_adapter_state_dict(tuner.adapter_state({layer: {**own[layer], **_loras(bank, layer)} for layer in own}))
 

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorweb_core import MixingCoefficients
-from lorweb_core.refine import Settings, in_coefficients, in_logits, in_query, refine, surely_less
+from lorweb_core.refine import Settings, in_coefficients, in_logits, in_query, refine, refine_pairs, surely_less
 from lorweb_core.tasks import Pair, changes, from_one, leave_one_out
 
 LAYERS = ("first", "second")
@@ -118,13 +118,31 @@ def test_a_tie_keeps_it_near_the_guess(tasks):
     assert 0 < distance[1] < 0.7 * distance[0]
 
 
+def test_a_share_of_the_guess_is_kept(tasks):
+    settings = Settings(steps=150, rate=0.1, patience=60, keep=0.25)
+    refined = refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settings)
+    assert torch.allclose(refined.coefficients.values, 0.75 * BEST.values + 0.25 * GUESS.values, atol=0.1)
+    assert refined.step, "and the judge still prefers it to the guess"
+
+
+def test_one_pair_keeps_half_of_the_guess_and_tells_of_its_changes():
+    inverted = Pair(pair(3).before, 1 - pair(3).before)
+    refined = refine_pairs(GUESS, Quadratic(to_the_best), [inverted], Settings(steps=100, rate=0.05, patience=60))
+    assert torch.allclose(refined.coefficients.values, 0.5 * BEST.values + 0.5 * GUESS.values, atol=0.02)
+    assert set(refined.allowed) == set(changes(inverted)) and "mirrored" in refined.report()
+    several = refine_pairs(GUESS, Quadratic(to_the_best), [inverted, pair(4)], Settings(steps=2))
+    assert several.allowed is None
+    with pytest.raises(ValueError, match="at least one example pair"):
+        refine_pairs(GUESS, Quadratic(to_the_best), [])
+
+
 def test_a_loss_that_is_not_finite_is_refused(tasks):
     model = Quadratic(lambda task: BEST.values * float("nan"))
     with pytest.raises(ValueError, match="step 1 is not finite"):
         refine(GUESS, model, tasks.fitted, tasks.held_out)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"tie": -1.0}])
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"tie": -1.0}, {"keep": 1.0}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Settings(**settings)
@@ -141,12 +159,21 @@ def test_logits_start_at_the_guess_and_keep_the_total_of_a_layer():
     assert torch.allclose(space.distance(moved), (p * (p / q).log()).sum(-1).mean())
 
 
-@pytest.mark.parametrize("guess", [coefficients([[-2.0, 0.5, 0.0]] * 2, False), GUESS.override([("first", 0, -0.5)])])
+def test_logits_of_tanh_are_its_inverse():
+    guess = coefficients([[-2.0, 0.5, 0.0]] * 2, softmax=False)
+    space = in_logits(guess)
+    assert torch.allclose(space.start, torch.tensor([[-2.0, 0.5, 0.0]] * 2), atol=1e-5)
+    assert torch.allclose(space.values(space.start + 1), (space.start + 1).tanh())
+    assert space.distance(space.start + 2) == pytest.approx(4)
+
+
+@pytest.mark.parametrize("guess", [coefficients([[0.5] * 3] * 2, False), GUESS])
 def test_what_are_no_shares_moves_freely(guess):
+    guess = guess.override([("first", 0, -1.5)])
     space = in_logits(guess)
     assert torch.equal(space.values(space.start), guess.values)
     assert torch.equal(space.values(space.start - 1), guess.values - 1)
-    assert space.distance(space.start - 1) == in_coefficients(guess).distance(space.start - 1) == 1
+    assert space.distance(space.start - 1) == in_coefficients(guess).distance(space.start - 1) == pytest.approx(1)
 
 
 def test_a_query_is_moved_through_the_bank(tasks):

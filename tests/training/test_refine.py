@@ -10,6 +10,7 @@ from PIL import Image
 
 from harness.small_models import flux_layers, random_bank
 from lorweb_core import BasisBank, MixingCoefficients
+from lorweb_core.card import read_card
 from lorweb_core.refine import Settings
 from lorweb_core.tasks import Pair, Task
 from training.refine import TunedModel, main, read_pairs, refine_edit, settings_of
@@ -87,18 +88,20 @@ def test_answers_are_those_of_the_composed_lora(model, bank, config):
     assert torch.allclose(found, expected.clamp(0, 1), atol=1e-4)
 
 
-@pytest.mark.parametrize("pairs", [3, 1])
-def test_the_command_writes_an_edit(folder, bank, config, tmp_path, caplog, pairs):
+@pytest.mark.parametrize("pairs, suffix", [(3, "png"), (1, "json")])
+def test_the_command_writes_an_edit(folder, bank, config, tmp_path, caplog, pairs, suffix):
     for number in range(pairs, 3):
         for side in ("before", "after"):
             (folder / side / f"{number}.png").unlink()
     arguments = ["--bank", str(bank.path), "--base", config.base.path, "--encoder", config.bank.encoder]
-    arguments += ["--pairs", str(folder), "--out", str(tmp_path / "edit.json"), "--steps", "1", "--draws", "1"]
+    arguments += ["--pairs", str(folder), "--out", str(tmp_path / f"edit.{suffix}"), "--steps", "1", "--draws", "1"]
     arguments += ["--config", "training/configs/tiny.yaml", f"data.canvas={2 * SIDE}", "data.prompt_tokens=4"]
     with caplog.at_level(logging.INFO):
         assert main([*arguments, "validation.steps=1"]) == 0, caplog.text
-    edit = MixingCoefficients.from_json((tmp_path / "edit.json").read_text(encoding="utf-8"))
-    bank.compose(edit)
+    card = read_card(tmp_path / f"edit.{suffix}")
+    bank.compose(card.coefficients)
+    card.require_bank(bank)
+    assert card.name == "inverted" and card.base_model == bank.config.base_model
     assert "held out" in caplog.text
     assert ("the edit allows" in caplog.text) == (pairs == 1)
 

@@ -7,12 +7,14 @@ import numpy as np
 import pytest
 import torch
 
-from benchmarks import _starter_rivals, starter
+from benchmarks import _starter_refine, _starter_rivals, starter
 from benchmarks._starter_coefficients import nearest_neighbours, rising, two_tasks
 from benchmarks._starter_quality import ASKED, DECODED, TOLD, Analogy, cause_of_miss, contestants
+from benchmarks._starter_refine import GUESS, MEAN, ONE
 from benchmarks._starter_rivals import RIVALS, trained_steps
 from benchmarks._starter_samplers import difference
 from benchmarks._starter_setting import CONFIG, LPIPS_VGG, SETS, SHIPPED, SINGLE, family_of
+from lorweb_core.refine import Settings
 from training.config import load_config
 from training.evaluate import COPY
 from training.intervals import mean, ratio, share
@@ -163,13 +165,14 @@ def tiny(parts, tmp_path, monkeypatch):
     return command
 
 
-def test_everything_on_tiny_parts(tiny, tmp_path, capsys):
+def test_everything_on_tiny_parts(tiny, tmp_path, capsys, monkeypatch):
     rivals = sorted((tmp_path / "run" / "banks").glob("*/bank.safetensors"))
     written = [path.stat().st_mtime_ns for path in rivals]
     assert [trained_steps(path) for path in rivals] == [1, 1]
     assert starter.main(["train", "--steps", "1", *tiny]) == 0
     assert [path.stat().st_mtime_ns for path in rivals] == written
-    for measure in ("quality", "ablations", "retrieval", "interpolation"):
+    monkeypatch.setattr(_starter_refine, "FIT", Settings(steps=1, draws=1, judged=1))
+    for measure in ("quality", "ablations", "retrieval", "interpolation", "refine"):
         assert starter.main([measure, "--analogies", "4", "--fewer", "3", *tiny]) == 0
     tables = {
         path.stem: json.loads(path.read_text())["table"] for path in (tmp_path / "run" / "results").glob("*.json")
@@ -185,6 +188,9 @@ def test_everything_on_tiny_parts(tiny, tmp_path, capsys):
     assert [row["bank"] for row in tables["ablations-held_out_edits"]] == [SHIPPED, SINGLE, "tanh"]
     assert {row["steps"] for row in tables["ablations-held_out_edits"]} == {"1"}
     assert [row["t"] for row in tables["interpolation"]] == ["0.0", "0.25", "0.5", "0.75", "1.0"]
+    refined = tables["refining-held_out_edits"]
+    assert [row["who"] for row in refined][:4] == [COPY, GUESS, MEAN, ONE] and len(refined) == 9
+    assert all(float(row["PSNR (dB)"].split()[0]) > 0 for row in refined)
     assert len(tables["retrieval"]) == 8 and len(tables["monotony"]) == 3
     assert "### held_out_photographs: 4 analogies" in capsys.readouterr().out
 
