@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from lorweb_core import BasisBank, MixingCoefficients
 from lorweb_core.canvas import stack_quadrants
+from lorweb_core.gallery import centred_cosines
 from training.data import AnalogyDataset, collate
 from training.encoding import Encoding, live_encoding
 from training.evaluate import Evaluation
@@ -64,11 +65,10 @@ def nearest_neighbours(
     Returns:
         The outcomes, and the share of true ones that neighbours drawn by chance would give.
     """
-    centred = F.normalize(vectors - vectors.mean(0), dim=1)
     labels = [label_of(name) for name in names]
     other, same = (torch.tensor([[p != q for q in column] for p in column]) for column in (names, labels))
     alike = other & ~same
-    nearest = (centred @ centred.T).masked_fill(~other, -torch.inf).argmax(1)
+    nearest = centred_cosines(vectors, vectors).masked_fill(~other, -torch.inf).argmax(1)
     possible = alike.any(1)
     hits = alike.gather(1, nearest[:, None])[possible, 0]
     return hits.tolist(), (alike.sum(1) / other.sum(1))[possible].mean().item()

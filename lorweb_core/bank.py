@@ -28,6 +28,7 @@ from .checkpoint import (
 )
 from .coefficients import MixingCoefficients
 from .config import RELEASED_CANVAS, BankConfig, BankError, naming
+from .fingerprint import Fingerprint, FingerprintTaker
 from .lora import BasisLayer, ComposedLoRA
 from .mixing import attention_logits, fold_projection, mixing_coefficients
 from .released import shared_yamls
@@ -49,6 +50,7 @@ class BasisBank:
         layers: diffusers module path (without "transformer.") -> ``BasisLayer``.
         file: the file it came from, held open.
         assumed: settings that the file did not give, for which the paper's values stand.
+        fingerprint: what its coefficients are known by; None where nobody took it.
     """
 
     def __init__(
@@ -58,11 +60,13 @@ class BasisBank:
         logits: Callable[[Tensor], Tensor],
         file: BankFile,
         assumed: tuple[str, ...] = (),
+        fingerprint: Fingerprint | None = None,
     ):
         self.config = config
         self.layers = dict(layers)
         self.file = file
         self.assumed = assumed
+        self.fingerprint = fingerprint
         self._logits = logits  # [..., q] -> [..., L, h, N]
 
     @property
@@ -102,16 +106,16 @@ class BasisBank:
         Raises:
             BankError: naming the file, the layer, what was expected and found, and what to do.
         """
-        file = BankFile(path, mmap)
+        file, taker = BankFile(path, mmap), FingerprintTaker()
         with naming(file.path):
             layout = file.layout()
             config, assumed = resolve_config(layout, *find_settings(file.metadata, file.path))
-            layers = _read_layers(layout, config, file.tensor, progress)
+            layers = _read_layers(layout, config, file.tensor, progress, taker)
         # A mapping of its own, so that the pages of keys and projections are released with it.
         keys_file = file.reopened()
         with naming(file.path):
-            logits = _logits_of(layout, config, keys_file.tensor, progress)
-        bank = cls(config, layers, logits, file, tuple(assumed))
+            logits = _logits_of(layout, config, keys_file.tensor, progress, taker)
+        bank = cls(config, layers, logits, file, tuple(assumed), taker.fingerprint(file.path.name))
         if assumed:
             logger.warning(_explain_assumed(bank))
         return bank
@@ -134,7 +138,7 @@ class BasisBank:
         z = query.detach().to("cpu", torch.float32)
         if not torch.isfinite(z).all():
             raise ValueError("the query holds NaN or infinite values; check the image encoder and the images")
-        return MixingCoefficients(self.values(z), tuple(self.layers), self.config.softmax)
+        return MixingCoefficients(self.values(z), tuple(self.layers), self.config.softmax, self.fingerprint)
 
     def values(self, query: Tensor) -> Tensor:
         """Coefficients [..., L, N] of queries [..., q] in float32 on the CPU, unchecked and differentiable."""
@@ -144,8 +148,8 @@ class BasisBank:
         """One ordinary LoRA of rank N * r. It holds this bank and the coefficients, no copy of any factor.
 
         Raises:
-            ValueError: when the coefficients are a batch, belong to a bank with other layers or another N, or make a
-                delta that half precision does not hold.
+            ValueError: when the coefficients are a batch, were mixed by another bank, are of other layers or another
+                N, or make a delta that half precision does not hold.
             BankError: as ``require_unchanged``.
         """
         self.require_unchanged()
@@ -192,12 +196,16 @@ def _explain_assumed(bank: BasisBank) -> str:
     return text + (f" ({unclaimed[0]} may be another bank's)" if unclaimed and "query_mode" in bank.assumed else "")
 
 
-def _read_layers(layout: Layout, config: BankConfig, read: Read, progress: Progress | None) -> dict[str, BasisLayer]:
+def _read_layers(
+    layout: Layout, config: BankConfig, read: Read, progress: Progress | None, taker: FingerprintTaker
+) -> dict[str, BasisLayer]:
     """The basis of every layer, checked to be finite, and to remain so when multiplied."""
     layers = {}
     for layer, shapes in iterate_with_progress(layout.layers.items(), progress, len(layout.layers)):
         tensors = {name: read(f"{PREFIX}{layer}.{name}") for name in shapes if name not in (KEYS, TO_Q)}
         largest = {name: check_finite(layer, name, tensor) for name, tensor in tensors.items()}
+        for name, tensor in tensors.items():
+            taker.add(f"{layer}.{name}", tensor)
         bound = max(config.rank * largest[LORA_A] * largest[LORA_B], largest.get(BIAS, 0.0))
         if bound * abs(config.scale) * config.num_loras > _LARGEST_PRODUCT:
             raise BankError(
@@ -209,14 +217,16 @@ def _read_layers(layout: Layout, config: BankConfig, read: Read, progress: Progr
     return layers
 
 
-def _logits_of(layout: Layout, config: BankConfig, read: Read, progress: Progress | None) -> Callable[[Tensor], Tensor]:
+def _logits_of(
+    layout: Layout, config: BankConfig, read: Read, progress: Progress | None, taker: FingerprintTaker
+) -> Callable[[Tensor], Tensor]:
     """The function from queries [..., q] to the logits of all layers [..., L, h, N].
 
     A pass of its own: between its large temporaries nothing is allocated that stays, so the heap does not fragment.
     """
     shape = (len(layout.layers), config.heads, config.num_loras)
     n, d, q = config.num_loras, config.key_dim, config.query_dim
-    checked = _checked_keys(layout, read, progress)
+    checked = _checked_keys(layout, read, progress, taker)
     if not layout.has_projection or config.heads * n * q > d * (n + q):
         pairs = list(checked)
         return lambda z: torch.stack([_layer_logits(*pair[1:], z, config.heads) for pair in pairs], dim=-3)
@@ -233,12 +243,15 @@ def _logits_of(layout: Layout, config: BankConfig, read: Read, progress: Progres
     return lambda z: (z @ folded.mT).unflatten(-1, shape)
 
 
-def _checked_keys(layout: Layout, read: Read, progress: Progress | None) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+def _checked_keys(
+    layout: Layout, read: Read, progress: Progress | None, taker: FingerprintTaker
+) -> Iterator[tuple[str, Tensor, Tensor | None]]:
     """(layer, keys [N, d], projection [d, q] or None) of every layer, checked to be finite."""
     for layer, shapes in iterate_with_progress(layout.layers.items(), progress, len(layout.layers)):
         tensors = {name: read(f"{PREFIX}{layer}.{name}") for name in (KEYS, TO_Q) if name in shapes}
         for name, tensor in tensors.items():
             check_finite(layer, name, tensor)
+            taker.add(f"{layer}.{name}", tensor)
         yield layer, tensors[KEYS], tensors.get(TO_Q)
 
 

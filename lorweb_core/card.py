@@ -1,251 +1,247 @@
-"""Edit cards: one edit as a PNG that shows what it does and carries its coefficients in a text chunk.
+"""Edit cards: a PNG that shows what an edit does and carries its mixing coefficients in one text chunk.
 
-A folder of cards is a gallery in any file manager. Cards come from strangers: only JSON is parsed, and every size is
-bounded before anything is made of it.
+The text is a JSON object with ``format``, ``version`` and the entries that ``EditCard.to_json`` writes. Nothing but
+JSON is parsed, and sizes are checked before anything is built from them.
 """
 
 from __future__ import annotations
 
 import base64
 import binascii
-import hashlib
 import json
 import os
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from .atomic import replacing
-from .checkpoint import KEYS, LORA_A, LORA_B, PREFIX, TO_Q
-from .coefficients import MixingCoefficients
-from .plot import thumbnail
+from .coefficients import JSON_FORMAT, MixingCoefficients
+from .fingerprint import Fingerprint
+from .pngtext import SIGNATURE, text_of
 from .wording import clipped, is_finite, shown
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from .bank import BasisBank
-
-CARD_FORMAT, CARD_VERSION = "lorweb-edit", 1
-CHUNK = "lorweb_edit"
-# A card of the released bank has 0.1 MB of text.
-_LARGEST_FILE, _LARGEST_TEXT = 64 * 2**20, 8 * 2**20
-_MOST_LAYERS, _MOST_ELEMENTS = 20_000, 4096
-_LONGEST = 4000  # letters of a name or a prompt
-_SAMPLED = 8  # values of every tensor in a fingerprint
-_PICTURE = 192  # side of a and a' on a card
+FORMAT, VERSION, KEYWORD = "lorweb-edit", 1, "lorweb_edit"
+CANVAS = "canvas"
+SOFTMAX, TANH = "softmax", "tanh"
+LARGEST_FILE, LARGEST_TEXT = 32_000_000, 24_000_000
+LARGEST_LAYERS, LARGEST_NUM_LORAS, LARGEST_VALUES = 4096, 4096, 1_000_000
+_DEPTH = 4
+_LONGEST_PATH, _LONGEST_WORD, _LONGEST_PROMPT = 200, 300, 10_000
+# How far into a file ``is_card`` looks: past the header and a palette.
+_HEAD = 2048
 
 
-def fingerprint(bank: BasisBank) -> str:
-    """32 hexadecimal digits that tell a bank from others: a hash of the shapes and some values of all its tensors.
-
-    The same for the same tensors, whatever the file is called. Reads a page or two of every tensor.
-    """
-    digest = hashlib.sha256()
-    for layer in sorted(bank.layers):
-        for name in (LORA_A, LORA_B, KEYS, TO_Q):
-            if name == TO_Q and bank.config.projection == "none":
-                continue
-            tensor = bank.file.tensor(f"{PREFIX}{layer}.{name}")
-            flat = tensor.reshape(-1)
-            middle = max(0, flat.numel() // 2 - _SAMPLED // 2)
-            values = flat[middle : middle + _SAMPLED].float().numpy().tobytes()
-            digest.update(f"{layer}.{name} {tuple(tensor.shape)} ".encode() + values)
-    return digest.hexdigest()[:32]
+class CardError(ValueError):
+    """An edit cannot be read from a file; the message names it and what is wrong."""
 
 
 @dataclass(frozen=True)
-class Card:
-    """An edit and what has to be known to use it.
+class EditCard:
+    """An edit, and what there is to know about it.
 
     Attributes:
-        coefficients: one set.
-        name: of the edit. prompt, strength: that it is meant to be used with.
-        bank: file name of its bank. fingerprint: of that bank, "" where it is not known.
-        query_mode, encoder, base_model, layout: of the bank.
+        coefficients: one set; with the bank's fingerprint where that is known.
+        name: what people call the edit.
+        query_mode, encoder, base: of the bank, see ``BankConfig``; "" where nobody knows.
+        layout: how a, a', b and b' lie in the model's picture.
+        prompt: that goes with the edit.
+        strength: at which it looks as it should.
+
+    Raises:
+        ValueError: for a batch, more coefficients than a card holds, or texts that are too long.
     """
 
     coefficients: MixingCoefficients
     name: str = ""
-    prompt: str = ""
-    strength: float = 1.0
-    bank: str = ""
-    fingerprint: str = ""
     query_mode: str = ""
     encoder: str = ""
-    base_model: str = ""
-    layout: str = "canvas"
+    base: str = ""
+    layout: str = CANVAS
+    prompt: str = ""
+    strength: float = 1.0
 
-    @classmethod
-    def of(cls, bank: BasisBank, coefficients: MixingCoefficients, name: str = "", prompt: str = "") -> Card:
-        """The card of an edit of a bank.
-
-        Raises:
-            ValueError: for a batch, or coefficients that the bank cannot have made.
-        """
-        config, coefficients = bank.config, bank.compose(coefficients).coefficients
-        about = config.query_mode, config.encoder, config.base_model
-        return cls(coefficients, name, prompt, 1.0, bank.path.name, fingerprint(bank), *about)
-
-    def require_bank(self, bank: BasisBank) -> None:
-        """Refuse another bank than the one that the edit was made with.
-
-        Raises:
-            ValueError: naming both.
-        """
-        found = fingerprint(bank)
-        if self.fingerprint and found != self.fingerprint:
-            raise ValueError(
-                f"the edit {clipped(self.name, 80)!r} was made with the bank {clipped(self.bank, 80)}"
-                f" ({self.fingerprint[:8]}), and {bank.path.name} is another ({found[:8]}); use that bank, or make the"
-                " edit anew with this one"
-            )
+    def __post_init__(self) -> None:
+        self.coefficients.require_single("An edit card")
+        _check_sizes(self.coefficients.layers, self.coefficients.num_loras)
+        for name in _WORDS:
+            _check_word(name, getattr(self, name), _LONGEST_PROMPT if name == "prompt" else _LONGEST_WORD)
+        if not is_finite(self.strength):
+            raise ValueError(f"strength is {shown(self.strength)}; expected a finite number")
 
     def to_json(self) -> str:
-        """The text of the chunk."""
-        document = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
-        values = self.coefficients.values.float().contiguous()
-        return json.dumps(
-            {
-                "format": CARD_FORMAT,
-                "version": CARD_VERSION,
-                **document,
-                "softmax": self.coefficients.softmax,
-                "layers": list(self.coefficients.layers),
-                "elements": values.shape[1],
-                "values": base64.b64encode(values.numpy().astype("<f4").tobytes()).decode("ascii"),
-            }
-        )
+        """ASCII text that ``from_json`` reads back to the same card."""
+        c = self.coefficients
+        words = {name: getattr(self, name) for name in _WORDS if getattr(self, name) != _WORDS[name]}
+        numbers = c.values.detach().to("cpu", torch.float32).contiguous().numpy().astype("<f4").tobytes()
+        document = {
+            "format": FORMAT, "version": VERSION, **words, "strength": self.strength,
+            "activation": SOFTMAX if c.softmax else TANH,
+            **({} if c.fingerprint is None else c.fingerprint.as_document()),
+            "num_loras": c.num_loras, "layers": list(c.layers), "values": base64.b64encode(numbers).decode("ascii"),
+        }  # fmt: skip
+        return json.dumps(document)
 
     @classmethod
-    def from_json(cls, text: str) -> Card:
-        """Read what ``to_json`` wrote, or coefficients alone.
+    def from_json(cls, text: str | bytes) -> EditCard:
+        """Read what ``to_json`` wrote, or plain coefficients as ``MixingCoefficients.to_json`` writes them.
 
         Raises:
-            ValueError: saying what is wrong with it.
+            ValueError: saying what is wrong with the text.
         """
-        if len(text) > _LARGEST_TEXT:
-            raise ValueError(f"the edit is a text of {len(text):,} letters; expected at most {_LARGEST_TEXT:,}")
-        try:
-            document = json.loads(text)
-        except (ValueError, RecursionError) as error:  # no JSON, too many digits, too deep
-            raise ValueError(f"the edit is not JSON: {clipped(error)}") from error
-        if not isinstance(document, dict) or document.get("format") != CARD_FORMAT:
-            return cls(MixingCoefficients.from_json(text))
-        if document.get("version") != CARD_VERSION:
+        document = _parse(text)
+        if document.get("format") == JSON_FORMAT:
+            return cls(MixingCoefficients.from_document(document))
+        if document.get("format") != FORMAT:
+            raise ValueError(f'expected "format": "{FORMAT}" or "{JSON_FORMAT}"; found {shown(document.get("format"))}')
+        if document.get("version") != VERSION:
             raise ValueError(
-                f"the edit is of version {shown(document.get('version'))}, and this pack reads {CARD_VERSION}; update"
-                " the node pack"
+                f"the card is of version {shown(document.get('version'))}, and this pack reads {VERSION}; update the"
+                " node pack"
             )
-        return cls(_coefficients(document), **_facts(document))
+        words = {name: document.get(name, default) for name, default in _WORDS.items()}
+        return cls(_read_coefficients(document), **words, strength=document.get("strength", 1.0))
+
+    def describe(self) -> str:
+        """One line for lists and nodes: the name, the size and whose it is."""
+        c = self.coefficients
+        bank = "of an unknown bank" if c.fingerprint is None else f"of {c.fingerprint}"
+        return f"{self.name or 'an edit without a name'}: {len(c.layers)} layers x {c.num_loras}, {bank}"
 
 
-def _facts(document: dict[str, Any]) -> dict[str, Any]:
-    facts = {field.name: document[field.name] for field in fields(Card)[1:] if field.name in document}
-    for name, value in facts.items():
-        if name == "strength":
-            if not is_finite(value):
-                raise ValueError(f"the edit's strength is {shown(value)}; expected a number")
-        elif not isinstance(value, str) or len(value) > _LONGEST:
-            raise ValueError(f"the edit's {name} is {shown(value)}; expected a text of at most {_LONGEST} letters")
-    return facts
+# The texts of a card and what they are when its file is silent.
+_WORDS: dict[str, str] = {f.name: f.default for f in fields(EditCard) if f.name not in ("coefficients", "strength")}
 
 
-def _coefficients(document: dict[str, Any]) -> MixingCoefficients:
-    layers, elements, softmax = (document.get(name) for name in ("layers", "elements", "softmax"))
-    named = isinstance(layers, list) and all(isinstance(name, str) and len(name) <= _LONGEST for name in layers)
-    if not named or not 1 <= len(layers) <= _MOST_LAYERS or len(set(layers)) < len(layers):
-        raise ValueError(
-            f"the edit's layers are {shown(layers)}; expected up to {_MOST_LAYERS} names, none of them twice"
-        )
-    if type(elements) is not int or not 1 <= elements <= _MOST_ELEMENTS or not isinstance(softmax, bool):
-        raise ValueError(
-            f"the edit has elements {shown(elements)} and softmax {shown(softmax)}; expected 1 to {_MOST_ELEMENTS}, and"
-            " true or false"
-        )
-    try:
-        data = base64.b64decode(document.get("values"), validate=True)
-    except (TypeError, ValueError, binascii.Error) as error:
-        raise ValueError(f"the edit's values are no base64 ({clipped(error)})") from error
-    expected = 4 * len(layers) * elements
-    if len(data) != expected:
-        raise ValueError(
-            f"the edit's values are {len(data):,} bytes; expected {expected:,}, float32 of {len(layers)} layers of"
-            f" {elements}"
-        )
-    values = torch.frombuffer(bytearray(data), dtype=torch.float32).view(len(layers), elements)
-    if not torch.isfinite(values).all():
-        raise ValueError("the edit's values hold NaN or infinite ones; the card is damaged")
-    return MixingCoefficients(values, tuple(layers), softmax)
-
-
-def write_card(path: str | os.PathLike, card: Card, a: Tensor, a_prime: Tensor) -> None:
-    """Write a card that shows a and a' [H, W, 3] in 0..1, the edit's name and its small heatmap."""
-    from PIL.PngImagePlugin import PngInfo
-
-    info = PngInfo()
-    info.add_text(CHUNK, card.to_json())
-    with replacing(path) as temporary:
-        draw_card(card, a, a_prime).save(temporary, format="PNG", pnginfo=info, optimize=True)
-
-
-def draw_card(card: Card, a: Tensor, a_prime: Tensor) -> Image.Image:
-    """The picture: a | a' over the heatmap, the name below a."""
-    from PIL import Image, ImageDraw, ImageOps
-
-    gap, heatmap = 12, Image.fromarray(thumbnail(card.coefficients))
-    heatmap = ImageOps.contain(heatmap, (_PICTURE, _PICTURE))
-    width, height = 2 * _PICTURE + 3 * gap, _PICTURE + heatmap.height + 3 * gap
-    picture = Image.new("RGB", (width, height), "white")
-    for place, image in enumerate((a, a_prime)):
-        pixels = Image.fromarray(image.clamp(0, 1).mul(255).round().byte().cpu().numpy())
-        picture.paste(ImageOps.pad(pixels, (_PICTURE, _PICTURE), color="white"), (gap + place * (_PICTURE + gap), gap))
-    picture.paste(heatmap, (2 * gap + _PICTURE, _PICTURE + 2 * gap))
-    lines = [clipped(line, 28) for line in (card.name, card.prompt, card.bank, card.base_model) if line]
-    ImageDraw.Draw(picture).multiline_text((gap, _PICTURE + 2 * gap), "\n".join(lines), fill="black", font_size=13)
-    return picture
-
-
-def read_card(path: str | os.PathLike) -> Card:
-    """Read a card, or a JSON file of an edit.
+def load_card(path: str | os.PathLike) -> EditCard:
+    """Read an edit card, or JSON of one or of plain coefficients; which it is, its content says.
 
     Raises:
-        ValueError: naming the file and what is wrong with it.
+        CardError: naming the file and what is wrong with it.
     """
-    path = Path(path)
+    with reading(path):
+        return EditCard.from_json(_text_in(read_bounded(path)))
+
+
+def is_card(path: str | os.PathLike) -> bool:
+    """Whether a PNG file looks like an edit card, by its first bytes: for lists of files."""
     try:
-        size = path.stat().st_size
-        if size > _LARGEST_FILE:
-            raise ValueError(f"it is {size:,} bytes long; an edit has at most {_LARGEST_FILE:,}")
-        return Card.from_json(_text(path))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path}: {clipped(error)}") from error
+        with open(path, "rb") as file:
+            return f"tEXt{KEYWORD}\0".encode() in file.read(_HEAD)
+    except OSError:
+        return False
 
 
-def _text(path: Path) -> str:
-    """The text of a card's chunk, or of a JSON file.
+@contextmanager
+def reading(path: str | os.PathLike) -> Iterator[None]:
+    """Make what goes wrong inside one CardError that names the file."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else error
+        raise CardError(f"{clipped(path, 500)}: no edit can be read: {clipped(reason, 1000)}") from error
+
+
+def read_bounded(path: str | os.PathLike) -> bytes:
+    """The bytes of a file of at most 32 MB.
 
     Raises:
-        ValueError: when it is no whole PNG, or has no such chunk.
+        ValueError: when it is larger, or no file.
+        OSError: when it cannot be read.
     """
-    from PIL import Image
-
+    if Path(path).exists() and not Path(path).is_file():
+        raise ValueError("this is not a file")
     with open(path, "rb") as file:
-        if not file.read(8).startswith(b"\x89PNG"):
-            file.seek(0)
-            return file.read().decode("utf-8-sig")
-        file.seek(0)
-        try:
-            with Image.open(file, formats=["PNG"]) as image:
-                image.verify()  # reads all chunks and their checksums, and decodes no pixel
-                text = image.info.get(CHUNK)
-        except Exception as error:  # Pillow raises whatever a damaged file makes it stumble over
-            raise ValueError(f"not a whole PNG ({clipped(error)}); copy or download it again") from error
-    if not isinstance(text, str):
+        content = file.read(LARGEST_FILE + 1)
+    if len(content) > LARGEST_FILE:
+        raise ValueError(f"the file is larger than {LARGEST_FILE:,} bytes; cards have a few hundred thousand")
+    return content
+
+
+def _text_in(content: bytes) -> bytes:
+    """The JSON text in the bytes of a file."""
+    if content.startswith(SIGNATURE):
+        return text_of(content, KEYWORD)
+    if not content.lstrip().startswith(b"{"):
+        raise ValueError("the file is neither a PNG picture nor a JSON object")
+    return content
+
+
+def _parse(text: str | bytes) -> dict[str, Any]:
+    """The JSON object in a text whose size and nesting are bounded."""
+    if len(text) > LARGEST_TEXT:
+        raise ValueError(f"the text has a size of {len(text):,}; an edit has at most {LARGEST_TEXT:,}")
+    try:
+        text = text if isinstance(text, str) else text.decode("utf-8")
+        _check_structure(text)
+        document = json.loads(text)
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"the text is not JSON: {clipped(error)}") from error
+    if not isinstance(document, dict):
+        raise ValueError("the text is JSON, but not an object with a format")
+    return document
+
+
+def _check_structure(text: str) -> None:
+    """Refuse deep nesting and millions of elements from the signs between strings, before a parser builds them."""
+    signs = re.sub(r'"[^"]*"?', "", re.sub(r"\\.", "", text, flags=re.DOTALL))
+    brackets = re.sub(r"[^][{}]+", "", signs)
+    if signs.count(",") > LARGEST_VALUES + 2 * LARGEST_LAYERS or len(brackets) > 2 * LARGEST_LAYERS + 16:
+        raise ValueError(f"the JSON has more parts than {LARGEST_VALUES:,} coefficients of {LARGEST_LAYERS:,} layers")
+    depth = 0
+    for sign in brackets:
+        depth += 1 if sign in "[{" else -1
+        if depth > _DEPTH:
+            raise ValueError(f"the JSON is nested deeper than {_DEPTH}; an edit is not")
+
+
+def _read_coefficients(document: Mapping[str, Any]) -> MixingCoefficients:
+    layers, num_loras, activation = (document.get(name) for name in ("layers", "num_loras", "activation"))
+    if activation not in (SOFTMAX, TANH):
+        raise ValueError(f"activation is {shown(activation)}; expected {SOFTMAX} or {TANH}")
+    if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
+        raise ValueError(f"layers is {shown(layers)}; expected a list of module paths")
+    _check_sizes(layers, num_loras)
+    values = _read_values(document.get("values"), len(layers), num_loras)
+    return MixingCoefficients(values, tuple(layers), activation == SOFTMAX, Fingerprint.of_document(document))
+
+
+def _read_values(text: Any, layers: int, num_loras: int) -> Tensor:
+    """The coefficients [L, N] from base64 of little-endian float32."""
+    size = 4 * layers * num_loras
+    length = 4 * -(-size // 3)
+    if not isinstance(text, str) or len(text) != length:
         raise ValueError(
-            f"a picture without an edit: it has no text {CHUNK}. Programs that save a card anew may drop it"
+            f"values of {layers} layers x {num_loras} are {length:,} letters of base64; found"
+            f" {f'{len(text):,}' if isinstance(text, str) else shown(text)}"
         )
-    return text
+    try:
+        numbers = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise ValueError(f"values are not base64: {clipped(error)}") from error
+    if len(numbers) != size:
+        raise ValueError(f"values hold {len(numbers):,} bytes; expected {size:,}")
+    import numpy as np
+
+    return torch.from_numpy(np.frombuffer(numbers, "<f4").astype("f4")).view(layers, num_loras)
+
+
+def _check_sizes(layers: list[str] | tuple[str, ...], num_loras: Any) -> None:
+    if not isinstance(num_loras, int) or isinstance(num_loras, bool) or not 1 <= num_loras <= LARGEST_NUM_LORAS:
+        raise ValueError(f"num_loras is {shown(num_loras)}; expected a whole number from 1 to {LARGEST_NUM_LORAS:,}")
+    if not 1 <= len(layers) <= LARGEST_LAYERS or len(layers) * num_loras > LARGEST_VALUES:
+        raise ValueError(
+            f"{len(layers):,} layers x {num_loras:,} is no edit: cards hold 1 to {LARGEST_LAYERS:,} layers and up to"
+            f" {LARGEST_VALUES:,} coefficients"
+        )
+    if len(set(layers)) < len(layers) or max(map(len, layers)) > _LONGEST_PATH:
+        raise ValueError(f"layers come twice, or have names of more than {_LONGEST_PATH} letters")
+
+
+def _check_word(name: str, value: Any, longest: int) -> None:
+    if not isinstance(value, str) or len(value) > longest:
+        raise ValueError(f"{name} is {shown(value)}; expected text of at most {longest:,} letters")

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from .fingerprint import Fingerprint
 from .patterns import match_layers
 from .wording import clipped, is_finite, shown
 
@@ -26,6 +28,7 @@ class MixingCoefficients:
         values: [L, N], or [batch, L, N]; float32 on the CPU, where they come from a bank.
         layers: the L module paths.
         softmax: whether they came from a softmax (shares of 1) or from tanh (signed, each in [-1, 1]).
+        fingerprint: of the bank that mixed them; None where nobody knows.
 
     Raises:
         ValueError: when values and layers do not go together, there are none, or some are NaN or infinite.
@@ -34,6 +37,7 @@ class MixingCoefficients:
     values: Tensor
     layers: tuple[str, ...]
     softmax: bool = True
+    fingerprint: Fingerprint | None = None
 
     def __post_init__(self) -> None:
         if self.values.dim() not in (2, 3) or self.values.shape[-2] != len(self.layers):
@@ -84,7 +88,7 @@ class MixingCoefficients:
 
         Raises:
             ValueError: for no coefficients, another number of weights, one that is not finite, or coefficients that
-                cannot be of one bank: of other layers, another N or another activation.
+                cannot be of one bank: of other fingerprints, other layers, another N or another activation.
         """
         if not coefficients:
             raise ValueError("there is nothing to blend")
@@ -99,8 +103,12 @@ class MixingCoefficients:
                     f"coefficients of different banks do not blend: {first.describe()} and {other.describe()}; encode"
                     " both with the same bank"
                 )
+        known = [c.fingerprint for c in coefficients if c.fingerprint is not None]
+        for other in known[1:]:
+            if other != known[0]:
+                raise ValueError(f"coefficients of {known[0]} and of {other} do not blend; encode both with one bank")
         values = sum(weight * c.values for weight, c in zip(weights, coefficients, strict=True))
-        return replace(first, values=values)
+        return replace(first, values=values, fingerprint=known[0] if known else None)
 
     def temperature(self, t: float) -> MixingCoefficients:
         """Sharpen (t < 1) or flatten (t > 1): with one head, as if the logits had been divided by t.
@@ -183,7 +191,9 @@ class MixingCoefficients:
         """
         self.require_single("JSON")
         rows = {name: row.tolist() for name, row in zip(self.layers, self.values, strict=True)}
-        return json.dumps({"format": JSON_FORMAT, "version": JSON_VERSION, "softmax": self.softmax, "layers": rows})
+        bank = {} if self.fingerprint is None else self.fingerprint.as_document()
+        head = {"format": JSON_FORMAT, "version": JSON_VERSION, "softmax": self.softmax}
+        return json.dumps({**head, **bank, "layers": rows})
 
     @classmethod
     def from_json(cls, text: str) -> MixingCoefficients:
@@ -198,6 +208,15 @@ class MixingCoefficients:
             raise ValueError(f"the coefficients are not JSON: {clipped(error)}") from error
         if not isinstance(document, dict) or document.get("format") != JSON_FORMAT:
             raise ValueError(f'this JSON does not hold coefficients; expected an object with "format": "{JSON_FORMAT}"')
+        return cls.from_document(document)
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> MixingCoefficients:
+        """Read the JSON object that ``to_json`` writes.
+
+        Raises:
+            ValueError: saying what is wrong with it.
+        """
         if document.get("version", JSON_VERSION) != JSON_VERSION:
             raise ValueError(
                 f"the coefficients are of version {shown(document['version'])}, and this pack reads {JSON_VERSION};"
@@ -206,7 +225,7 @@ class MixingCoefficients:
         rows = document.get("layers")
         if not isinstance(rows, dict) or not rows or not isinstance(document.get("softmax"), bool):
             raise ValueError('the coefficients need "softmax": true or false, and "layers" with at least one layer')
-        return cls(_rows_to_tensor(rows), tuple(rows), document["softmax"])
+        return cls(_rows_to_tensor(rows), tuple(rows), document["softmax"], Fingerprint.of_document(document))
 
     def require_single(self, purpose: str) -> None:
         """Raise ValueError for a batch: one analogy is one LoRA."""

@@ -15,6 +15,7 @@ from .checkpoint import Progress, iterate_with_progress
 from .coefficients import MixingCoefficients
 from .config import BankConfig, BankError
 from .export import balance, save_lora
+from .fingerprint import Fingerprint
 from .mixing import composed_factors
 
 # What float16 holds. Weights are below 10: an edit beyond this can only give noise, or NaN.
@@ -50,6 +51,7 @@ class Bank(Protocol):
 
     config: BankConfig
     layers: dict[str, BasisLayer]
+    fingerprint: Fingerprint | None
 
     @property
     def path(self) -> Path: ...
@@ -61,8 +63,8 @@ class ComposedLoRA:
     """The LoRA that a bank and one set of coefficients make. Factors are formed when asked for, and not kept.
 
     Raises:
-        ValueError: when the coefficients are a batch, belong to a bank with other layers or another N, or make a delta
-            that half precision does not hold.
+        ValueError: when the coefficients are a batch, were mixed by another bank, are of other layers or another N, or
+            make a delta that half precision does not hold.
     """
 
     def __init__(self, bank: Bank, coefficients: MixingCoefficients):
@@ -72,6 +74,11 @@ class ComposedLoRA:
                 f"these coefficients are for {coefficients.describe()}, but {bank.path.name} has {len(bank.layers)}"
                 f" layers of {bank.config.num_loras}, from {next(iter(bank.layers))} on; use the bank that they were"
                 " made with"
+            )
+        if None not in (coefficients.fingerprint, bank.fingerprint) and coefficients.fingerprint != bank.fingerprint:
+            raise ValueError(
+                f"these coefficients were mixed by {coefficients.fingerprint}, and this bank is {bank.fingerprint}; use"
+                " the bank that they were made with, or encode the example again"
             )
         self.bank = bank
         self.coefficients = coefficients

@@ -56,7 +56,7 @@ def heatmap(coefficients: MixingCoefficients) -> np.ndarray:
     picture = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(picture)
     for index, note in enumerate(notes):
-        _text(draw, (MARGIN, MARGIN + LINE * index), note, INK if index == 0 else FAINT)
+        draw_text(draw, (MARGIN, MARGIN + LINE * index), note, INK if index == 0 else FAINT)
     cells = _colours(values, signed=not coefficients.softmax)
     cells = cells.repeat_interleave(cell_h, 0).repeat_interleave(cell_w, 1)
     picture.paste(Image.fromarray(cells.numpy()), (LABEL_WIDTH, top))
@@ -87,9 +87,9 @@ def thumbnail(coefficients: MixingCoefficients) -> np.ndarray:
     picture = Image.new("RGB", THUMBNAIL, BACKGROUND)
     draw = ImageDraw.Draw(picture)
     title = f"{coefficients.effective_number().mean():.1f} of {columns} elements in effect"
-    _text(draw, (MARGIN, 8), title, INK, _THUMBNAIL_TEXT)
+    draw_text(draw, (MARGIN, 8), title, INK, _THUMBNAIL_TEXT)
     caption = "most used: " + ", ".join(f"#{i} {usage:.2f}" for i, usage in strongest)
-    _text(draw, (MARGIN, 40), caption, FAINT, _THUMBNAIL_TEXT - 2)
+    draw_text(draw, (MARGIN, 40), caption, FAINT, _THUMBNAIL_TEXT - 2)
     left, top, right, bottom = _THUMBNAIL_LABELS, 78, THUMBNAIL[0] - MARGIN, THUMBNAIL[1] - 34
     cells = Image.fromarray(_colours(values, signed=not coefficients.softmax).numpy())
     # Many layers share a row of pixels, which then shows their average.
@@ -145,7 +145,7 @@ def _draw_blocks(draw, layers: tuple[str, ...], top: int, cell_h: int, right: in
         y = top + row * cell_h
         draw.line((LABEL_WIDTH - 6, y, LABEL_WIDTH - 1, y), fill=FAINT)
         if y - last_label >= 12:
-            _text(draw, (MARGIN, y - 2), _short(block), FAINT, 11)
+            draw_text(draw, (MARGIN, y - 2), _short(block), FAINT, 11)
             last_label = y
     draw.line((LABEL_WIDTH - 1, top, LABEL_WIDTH - 1, top + len(layers) * cell_h), fill=FAINT)
     draw.line((right, top, right, top + len(layers) * cell_h), fill=FAINT)
@@ -154,14 +154,14 @@ def _draw_blocks(draw, layers: tuple[str, ...], top: int, cell_h: int, right: in
 def _draw_columns(draw, columns: int, bottom: int, cell_w: int) -> None:
     step = max(1, -(-24 // cell_w))
     for column in range(0, columns, step):
-        _text(draw, (LABEL_WIDTH + column * cell_w + 2, bottom + 2), str(column), FAINT, 11)
-    _text(draw, (LABEL_WIDTH, bottom + LINE), "basis element", FAINT, 11)
+        draw_text(draw, (LABEL_WIDTH + column * cell_w + 2, bottom + 2), str(column), FAINT, 11)
+    draw_text(draw, (LABEL_WIDTH, bottom + LINE), "basis element", FAINT, 11)
 
 
 def _draw_bars(draw, share: Tensor, top: int, cell_h: int, left: int) -> None:
     """The effective number of each layer as a bar; a full bar means that all elements are used alike."""
     span = BAR_WIDTH - MARGIN
-    _text(draw, (left, top - LINE + 3), "effective number", FAINT, 11)
+    draw_text(draw, (left, top - LINE + 3), "effective number", FAINT, 11)
     for row, value in enumerate(share.tolist()):
         y = top + row * cell_h
         draw.rectangle((left, y, left + max(1, round(span * value)), y + max(1, cell_h - 1) - 1), fill=(96, 165, 250))
@@ -176,7 +176,7 @@ def _draw_kinds(draw, layers: tuple[str, ...], top: int, bottom: int, left: int)
         if (row and kind == kinds[row - 1]) or y - last_label < LINE:
             continue
         draw.line((MARGIN, y, left, y), fill=FAINT)
-        _text(draw, (MARGIN, y + 2), kind, FAINT, LINE)
+        draw_text(draw, (MARGIN, y + 2), kind, FAINT, LINE)
         last_label = y
 
 
@@ -199,7 +199,8 @@ def _short(name: str) -> str:
     return name
 
 
-def _text(draw, position: tuple[int, int], text: str, fill: tuple[int, int, int], size: int = 13) -> None:
+def draw_text(draw, position: tuple[int, int], text: str, fill: tuple[int, int, int], size: int = 13) -> None:
+    """Write a line with its upper left corner at a position."""
     draw.text(position, text, fill=fill, font=_font(size))
 
 

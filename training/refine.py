@@ -18,7 +18,8 @@ from torch import Tensor
 from lorweb_core import BasisBank, CanvasGeometry, MixingCoefficients
 from lorweb_core.atomic import replacing
 from lorweb_core.canvas import stack_quadrants
-from lorweb_core.card import Card, write_card
+from lorweb_core.card import EditCard
+from lorweb_core.cardpicture import card_picture, save_card
 from lorweb_core.refine import Refined, Settings, refine_pairs
 from lorweb_core.tasks import Pair, Task
 
@@ -207,13 +208,29 @@ def _run(options: argparse.Namespace) -> None:
     pictures = [load_quadrant(file, geometry, config.data.fit) for file in files]
     model = TunedModel(config, bank, pick_device(), options.prompt)
     refined = refine_edit(model, pairs, settings, pictures, on_record=_log)
-    card = Card.of(bank, refined.coefficients, options.name or options.pairs.resolve().name, options.prompt)
-    if options.out.suffix.lower() == ".png":
-        write_card(options.out, card, *pairs[0])
-    else:
-        with replacing(options.out) as temporary:
-            temporary.write_text(card.to_json(), encoding="utf-8")
+    name = options.name or options.pairs.resolve().name
+    write_edit(options.out, card_of(bank, refined.coefficients, name, options.prompt), pairs[0])
     logger.info("%s; wrote %s", refined.report(), options.out)
+
+
+def card_of(bank: BasisBank, coefficients: MixingCoefficients, name: str, prompt: str) -> EditCard:
+    """An edit of a bank as a card."""
+    of = bank.config
+    return EditCard(coefficients, name, of.query_mode, of.encoder, of.base_model, prompt=prompt)
+
+
+def write_edit(path: Path, card: EditCard, example: Pair) -> None:
+    """Write a card with its example, or its text alone where the name does not end in .png.
+
+    Raises:
+        FileExistsError: when there is a file of that name.
+    """
+    if path.suffix.lower() == ".png":
+        before, after = (image.mul(255).round().byte().numpy() for image in example)
+        save_card(card, path, card_picture(card, before, after))
+        return
+    with replacing(path, replace=False) as temporary:
+        temporary.write_text(card.to_json(), encoding="utf-8")
 
 
 def _log(record) -> None:

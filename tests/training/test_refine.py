@@ -10,7 +10,7 @@ from PIL import Image
 
 from harness.small_models import flux_layers, random_bank
 from lorweb_core import BasisBank, MixingCoefficients
-from lorweb_core.card import read_card
+from lorweb_core.card import load_card
 from lorweb_core.refine import Settings
 from lorweb_core.tasks import Pair, Task
 from training.refine import TunedModel, main, read_pairs, refine_edit, settings_of
@@ -98,10 +98,10 @@ def test_the_command_writes_an_edit(folder, bank, config, tmp_path, caplog, pair
     arguments += ["--config", "training/configs/tiny.yaml", f"data.canvas={2 * SIDE}", "data.prompt_tokens=4"]
     with caplog.at_level(logging.INFO):
         assert main([*arguments, "validation.steps=1"]) == 0, caplog.text
-    card = read_card(tmp_path / f"edit.{suffix}")
+    card = load_card(tmp_path / f"edit.{suffix}")
     bank.compose(card.coefficients)
-    card.require_bank(bank)
-    assert card.name == "inverted" and card.base_model == bank.config.base_model
+    assert card.coefficients.fingerprint == bank.fingerprint
+    assert card.name == "inverted" and card.base == bank.config.base_model
     assert "held out" in caplog.text
     assert ("the edit allows" in caplog.text) == (pairs == 1)
 
