@@ -31,18 +31,23 @@ def check_start(config: Config) -> None:
     check_shape(path, _but_width(read_config(path)), _wanted(config))
 
 
-def check_start_fits(path: Path, wanted: BankConfig, layers: Mapping[str, tuple[int, int]]) -> None:
+def check_start_fits(path: Path, wanted: BankConfig, layers: Mapping[str, tuple[int, int]], canvas: int) -> None:
     """Check all that a bank's header tells against the bank that is to be trained, and say what will not be taken.
 
     Args:
         layers: module path -> (in, out) of the layers that will be trained.
+        canvas: side of the canvases that it will be trained on.
 
     Raises:
         ValueError: when its bank has another shape, mixing or set of layers.
     """
     found = read_config(path)
     check_shape(path, found, wanted)
-    check_layers(path, BankFile(path).layout().layers, layers)
+    file = BankFile(path)
+    check_layers(path, file.layout().layers, layers)
+    before = file.metadata.get("canvas", str(canvas))
+    if before != str(canvas):
+        logger.warning("%s was trained on canvases of %s pixels, and goes on with data.canvas=%d", path, before, canvas)
     if found.query_mode != wanted.query_mode:
         logger.warning(
             "%s was trained with queries %s, not %s: its LoRAs are taken, keys and projections begin at random",

@@ -141,7 +141,7 @@ def check_bank(config: Config, resumed: int, manifest: Manifest) -> None:
     bank = bank_config(config, width)
     layers, token_width = target_layers(config)
     if config.bank.start and not resumed:
-        check_start_fits(Path(config.bank.start), bank, layers)
+        check_start_fits(Path(config.bank.start), bank, layers, config.data.canvas)
     announce(config, bank, layers, manifest, token_width)
 
 

@@ -6,6 +6,7 @@ from safetensors.torch import load_file, save_file
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
 
 from lorweb_core import BasisBank
+from training.start import check_start_fits
 
 
 @pytest.fixture
@@ -85,6 +86,15 @@ def test_of_a_bank_with_another_query_the_loras_are_taken(run_training, tmp_path
         origin = loras if "lora_A" in name or "lora_B" in name else fresh
         assert torch.equal(begun[name], origin[name]), name
     assert any("was trained with queries cat-aa'b, not ca'-ca: its LoRAs are taken" in text for text in caplog.messages)
+
+
+def test_another_canvas_is_said(tmp_path, first, caplog):
+    bank = BasisBank.load(first)
+    layers = {name: (layer.in_features, layer.out_features) for name, layer in bank.layers.items()}
+    check_start_fits(first, bank.config, layers, bank.canvas)
+    assert not caplog.messages
+    check_start_fits(first, bank.config, layers, 64)
+    assert caplog.messages == [f"{first} was trained on canvases of 32 pixels, and goes on with data.canvas=64"]
 
 
 def test_another_encoder_is_said(run_training, tmp_path, first, caplog):
