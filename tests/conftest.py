@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import subprocess
-import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -38,16 +38,44 @@ def photographs():
 @pytest.fixture(scope="session")
 def small_models() -> Path:
     """A models folder (diffusion_models/, vae/, clip_vision/, text_encoders/, lorweb/) of small random models."""
-    command = [sys.executable, "-m", "harness.small_models"]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True)
-    return Path(done.stdout.strip())
+    from harness import small_models
+
+    return small_models.small_models()
 
 
 @pytest.fixture(scope="session")
-def comfy(small_models, tmp_path_factory):
-    """A running ComfyUI with this pack, the small models and LoadSmallFlux; one for the whole session."""
+def archive(tmp_path_factory) -> Path:
+    """The folder into which the Comfy registry's archive of this pack was unpacked.
+
+    The registry packs the files that git tracks, less those that ``.comfyignore`` names.
+    """
+    from harness.comfyui import PACK_NAME
+
+    folder = tmp_path_factory.mktemp("registry")
+    with zipfile.ZipFile(folder / "node.zip", "w", zipfile.ZIP_STORED) as file:
+        for name in listed(folder / "git"):
+            file.write(ROOT / name, name)
+    with zipfile.ZipFile(folder / "node.zip") as file:
+        file.extractall(folder / PACK_NAME)
+    return folder / PACK_NAME
+
+
+def listed(repository: Path) -> list[str]:
+    """What git would track, less what ``.comfyignore`` names; an empty repository, so that no checkout is needed."""
+    subprocess.run(["git", "init", "--quiet", "--bare", str(repository)], check=True)
+    command = ["git", f"--git-dir={repository}", f"--work-tree={ROOT}", "ls-files", "-z", "--others"]
+    command += ["--exclude-standard", "--exclude-from=.comfyignore"]
+    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return done.stdout.decode("utf-8").rstrip("\0").split("\0")
+
+
+@pytest.fixture(scope="session")
+def comfy(archive, small_models, tmp_path_factory):
+    """A running ComfyUI with this pack as the registry hands it out, the small models and LoadSmallFlux; one for the
+    whole session."""
     from harness.comfyui import ComfyServer
     from harness.edit_graph import SMALL_FLUX_PACK
 
-    with ComfyServer(tmp_path_factory.mktemp("comfyui"), small_models, extra_packs=[SMALL_FLUX_PACK]) as server:
+    base = tmp_path_factory.mktemp("comfyui")
+    with ComfyServer(base, small_models, pack=archive, extra_packs=[SMALL_FLUX_PACK]) as server:
         yield server

@@ -51,6 +51,6 @@ def test_a_worker_that_dies_or_hangs_is_replaced(monkeypatch):
         return Verdict("loaded")
 
     monkeypatch.setitem(CHECKS, "bank", check)
-    monkeypatch.setattr(hostile, "SECONDS", 1)
+    monkeypatch.setattr(hostile, "SECONDS", 5)
     outcomes = [verdict.outcome for _, verdict in hostile.judge_all("bank", range(4))]
     assert outcomes == ["loaded", "crash", "hang", "loaded"]

@@ -29,11 +29,11 @@ def test_what_was_known_when_a_part_is_cut_off_is_kept(tmp_path):
     program = f"import time; print('PART step'); print('RESULT {row}', flush=True); time.sleep(60)"
     results = Results(tmp_path, dry=False)
     with (tmp_path / "log.txt").open("w") as log:
-        run_parts(["step"], [sys.executable, "-c", program], 1.5, results, log)
+        run_parts(["step"], [sys.executable, "-c", program], 5, results, log)
         run_parts(["memory"], [sys.executable, "-c", "raise SystemExit('no memory')"], 30, results, log)
     rows = [
         (row["part"], row["what"], row["value"])
         for row in json.loads((tmp_path / "results.json").read_text())["results"]
     ]
-    assert rows == [("step", "a", 1.5), ("step", "cut off", "after 2 s"), ("memory", "failed", "no memory")]
+    assert rows == [("step", "a", 1.5), ("step", "cut off", "after 5 s"), ("memory", "failed", "no memory")]
     assert "| a | 1.5 s | at most 1: missed |" in (tmp_path / "results.md").read_text()

@@ -63,8 +63,9 @@ def test_published_interface(comfy):
 
 
 def test_every_input_has_a_tooltip_and_every_node_a_help_page(comfy):
+    described = comfy.object_info()
     for node_id in PUBLISHED:
-        info = comfy.object_info()[node_id]
+        info = described[node_id]
         for name, (_, *options) in (info["input"]["required"] | info["input"].get("optional", {})).items():
             assert options and options[0].get("tooltip"), f"{node_id}.{name}"
         assert all(info["output_tooltips"]), node_id

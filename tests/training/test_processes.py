@@ -32,9 +32,9 @@ def assert_close(run, other, step):
 
 
 @pytest.fixture
-def alone(run_training, tmp_path):
+def alone(shared_run):
     """The same training in one process, with the batch of both."""
-    return run_training(tmp_path / "alone", *SETTINGS, "train.batch=2")
+    return shared_run(*SETTINGS, "train.batch=2")
 
 
 def test_two_processes_reach_the_parameters_of_one(launch, finish, alone, tmp_path):

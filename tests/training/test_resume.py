@@ -87,7 +87,9 @@ def test_a_run_killed_at_a_checkpoint_resumes_to_identical_parameters(run_traini
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_run_told_to_stop_saves_its_step_and_goes_on_as_if_nothing_was(run_training, tmp_path, monkeypatch, number):
+def test_a_run_told_to_stop_saves_its_step_and_goes_on_as_if_nothing_was(
+    run_training, shared_run, tmp_path, monkeypatch, number
+):
     settings = ["train.steps=4", "bank.key_dim=4", "optimizer.ema=0.5"]
     step = Trainer._train_step
 
@@ -105,7 +107,7 @@ def test_a_run_told_to_stop_saves_its_step_and_goes_on_as_if_nothing_was(run_tra
         run_training(tmp_path / "run", *settings)
     assert stopped.value.signal == number and signal.getsignal(number) == before
     assert BasisBank.load(tmp_path / "run" / "bank.safetensors").metadata["step"] == "2"
-    run, whole = run_training(tmp_path / "run", *settings), run_training(tmp_path / "whole", *settings)
+    run, whole = run_training(tmp_path / "run", *settings), shared_run(*settings)
     for file in ("adapter", "optimizer", "ema"):
         assert_identical(whole, run, 4, file)
     assert [row["loss"] for row in read_metrics(whole / "metrics.csv")] == [
@@ -181,8 +183,8 @@ def test_a_run_killed_before_its_last_bank_is_written_writes_it(run_training, tm
         ("optimizer.name=adamw8bit", "cannot go on with cat-aa'b and adamw8bit; give another run="),
     ],
 )
-def test_a_run_does_not_go_on_as_another(run_training, tmp_path, setting, message):
-    run = run_training(tmp_path / "run", "train.steps=1")
+def test_a_run_does_not_go_on_as_another(run_training, shared_run, tmp_path, setting, message):
+    run = shutil.copytree(shared_run("train.steps=1"), tmp_path / "run")
     before = (run / "config.yaml").read_text(), (run / "bank.safetensors").read_bytes()
     with pytest.raises(ValueError) as error:
         run_training(run, "train.steps=2", setting)
@@ -190,8 +192,8 @@ def test_a_run_does_not_go_on_as_another(run_training, tmp_path, setting, messag
     assert before == ((run / "config.yaml").read_text(), (run / "bank.safetensors").read_bytes())
 
 
-def test_a_run_killed_while_it_saves_its_configuration_goes_on(run_training, tmp_path, monkeypatch):
-    run = run_training(tmp_path / "run", "train.steps=1")
+def test_a_run_killed_while_it_saves_its_configuration_goes_on(run_training, shared_run, tmp_path, monkeypatch):
+    run = shutil.copytree(shared_run("train.steps=1"), tmp_path / "run")
 
     def cut_short(config, path):
         path.write_text("run: [")
@@ -300,7 +302,7 @@ def test_half_precision_is_resumed(run_training, tmp_path):
         torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-4)
 
 
-def test_a_finished_run_is_not_overwritten_unless_resumed(run_training, tmp_path):
-    run = run_training(tmp_path / "run", "train.steps=1")
+def test_a_finished_run_is_not_overwritten_unless_resumed(run_training, shared_run, tmp_path):
+    run = shared_run("train.steps=1")
     with pytest.raises(ValueError, match=r"holds a run that reached step 1; give another run="):
         run_training(run, "train.steps=2", "checkpoint.resume=false")
