@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .comfyui import ROOT, Graph
-from .small_models import RANDOM_CLIP_L, RANDOM_VIT_L, SMALL_BANK, SMALL_FLUX, SMALL_VAE
+from .small_models import RANDOM_CLIP_L, SMALL_BANK, SMALL_FLUX, SMALL_VAE
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,12 +19,15 @@ _SEPIA = ((0.393, 0.769, 0.189), (0.349, 0.686, 0.168), (0.272, 0.534, 0.131))
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """File names of the models that the graph loads, relative to their model folders."""
+    """File names of the models that the graph loads, relative to their model folders.
+
+    Without ``clip_vision`` the small image encoder is made that comes with the pack of the small FLUX.
+    """
 
     flux: str = SMALL_FLUX
     vae: str = SMALL_VAE
     clip: str = RANDOM_CLIP_L
-    clip_vision: str = RANDOM_VIT_L
+    clip_vision: str | None = None
     basis: str = SMALL_BANK
 
 
@@ -57,6 +60,8 @@ def edit_graph(
     }
     for node, inputs in changes.items():
         graph[node]["inputs"].update(inputs)
+    if models.clip_vision is None:
+        graph["clip_vision"] = {"class_type": "LoadSmallVision", "inputs": {}}
     return graph
 
 

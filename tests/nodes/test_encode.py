@@ -1,7 +1,5 @@
 """Encode Analogy against CLIP's reference preprocessing and model, on real photographs and ComfyUI's own ViT-L."""
 
-import json
-
 import comfy.clip_vision
 import comfy.model_management
 import pytest
@@ -17,16 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from harness.comfyui import ROOT
 from harness.edit_graph import sepia
+from harness.small_flux_pack.loader import small_vision as make_small_vision
 from harness.small_models import RANDOM_VIT_L, SMALL_BANK, random_bank
 
 LAYERS = {"transformer_blocks.0.attn.to_q": (8, 8), "single_transformer_blocks.0.proj_out": (16, 8)}
 VIT_L = BankConfig(num_loras=4, rank=2, key_dim=8, query_dim=3 * 768)
-# A ViT of the same architecture and depth enough for hidden state -16, small enough to encode many images.
-SMALL_VIT = {
-    "model_type": "clip_vision_model", "hidden_size": 64, "num_hidden_layers": 17, "num_attention_heads": 4,
-    "intermediate_size": 128, "hidden_act": "quick_gelu", "num_channels": 3, "patch_size": 14, "image_size": 56,
-    "projection_dim": 24,
-}  # fmt: skip
 SMALL_TOKENS = 17
 SMALL = BankConfig(num_loras=4, rank=2, key_dim=8, query_dim=3 * 24)
 
@@ -48,16 +41,9 @@ def clip_vision(vit_path):
 
 
 @pytest.fixture(scope="module")
-def small_vision(tmp_path_factory):
+def small_vision():
     """ComfyUI's own vision model in a small size, random weights."""
-    config = tmp_path_factory.mktemp("vision") / "config.json"
-    config.write_text(json.dumps(SMALL_VIT))
-    encoder = comfy.clip_vision.ClipVisionModel(str(config))
-    generator = torch.Generator().manual_seed(0)
-    for name, weight in encoder.model.named_parameters():
-        centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
-        weight.data = torch.randn(weight.shape, generator=generator) * (0.05 if weight.dim() < 2 else 0.15) + centre
-    return encoder
+    return make_small_vision(24)
 
 
 @pytest.fixture(scope="module")

@@ -14,10 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 from harness.comfyui import PACK_NAME, ComfyServer, GraphError, GraphInterrupted, ServerError
-from harness.edit_graph import edit_graph, sepia
+from harness.edit_graph import ModelFiles, edit_graph, sepia
 from harness.fetch import comfyui_folder
 from harness.small_models import (
     RANDOM_CLIP_L,
+    RANDOM_VIT_L,
     SMALL_BANK,
     SMALL_FLUX,
     SMALL_VAE,
@@ -156,7 +157,8 @@ def test_a_run_that_takes_too_long_is_interrupted(comfy, picture):
 def test_the_main_job_runs(comfy, photographs):
     a = photographs["astronaut"][::4, ::4]
     names = [comfy.upload(image) for image in (a, sepia(a), photographs["coffee"][::4, ::4])]
-    outputs = comfy.run(edit_graph(*names, long_side=256, steps=2))
+    models = ModelFiles(clip_vision=RANDOM_VIT_L)  # by ComfyUI's own loader
+    outputs = comfy.run(edit_graph(*names, models, long_side=256, steps=2))
     assert comfy.images(outputs, "b_prime")[0].shape == (100, 150, 3)
     assert comfy.images(outputs, "heatmap")[0].std() > 10
 
