@@ -1,6 +1,6 @@
 """How near answers come to the true b': the shipped bank, its rivals, copying b, and what bounds them all."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 
 import torch
@@ -39,31 +39,42 @@ class Analogy:
 
 def quality(setting: Setting) -> None:
     """The shipped bank and the single LoRA against copying b, between what bounds them; one table a set."""
-    rivals = [SINGLE] if SINGLE in setting.banks else []
-    evaluation = setting.evaluation(*rivals)
+    evaluation = setting.evaluation(*setting.single)
     for name in SETS:
         count = setting.analogies if name in _CLAIMED else setting.fewer
         found = measure(evaluation, name, setting.dataset(name), count, bounded=True)
-        rows = [(who, *row) for who, row in contestants(found).items()]
-        title = f"{name}: {count} analogies"
-        setting.report(f"quality-{name}", title, ("who", *_ANSWERS, *_DUEL), rows, list(map(asdict, found)))
-        report_families(setting, name, found)
+        report_contestants(setting, f"quality-{name}", f"{name}: {count} analogies", found)
+        title = f"{name}: the shipped bank by family"
+        report_groups(setting, f"families-{name}", title, "family", family_of, found)
         if TOLD in found[0].answers:
             report_misses(setting, name, found)
 
 
-def report_families(setting: Setting, name: str, found: list[Analogy]) -> None:
-    """The shipped bank's answers by family of edits."""
-    families = {family_of(analogy.task): [] for analogy in found}
+def report_contestants(setting: Setting, measured: str, title: str, found: list[Analogy]) -> None:
+    """Everyone's answers, with every figure of every analogy kept in the report."""
+    rows = [(who, *row) for who, row in contestants(found).items()]
+    setting.report(measured, title, ("who", *_ANSWERS, *_DUEL), rows, list(map(asdict, found)))
+
+
+def report_groups(
+    setting: Setting, measured: str, title: str, column: str, group_of: Callable[[str], str], found: list[Analogy]
+) -> None:
+    """The shipped bank's answers by what ``group_of`` says of a task."""
+    groups = {}
     for analogy in found:
-        families[family_of(analogy.task)].append(analogy)
+        groups.setdefault(group_of(analogy.task), []).append(analogy)
     rows = [
-        (family, len(group), *_answers(group, SHIPPED), f"{_average(group, COPY):.2f}")
-        for family, group in sorted(families.items())
-        if len(group) > 1
+        (
+            group,
+            len(members),
+            *_answers(members, SHIPPED),
+            *(f"{_average(members, who):.2f}" for who in (COPY, DECODED)),
+        )
+        for group, members in sorted(groups.items())
+        if len(members) > 1
     ]
-    header = ("family", "analogies", *_ANSWERS, "PSNR of copying b (dB)")
-    setting.report(f"families-{name}", f"{name}: the shipped bank by family", header, rows, None)
+    header = (column, "analogies", *_ANSWERS, "PSNR of copying b (dB)", "PSNR of the decoded b' (dB)")
+    setting.report(measured, title, header, rows, None)
 
 
 def report_misses(setting: Setting, name: str, found: list[Analogy]) -> None:

@@ -71,9 +71,15 @@ class Setting:
         """Overrides that name the base and the image encoder."""
         return [f"base.path={self.starter / 'base'}", f"bank.encoder={self.starter / 'encoder'}", *self.overrides]
 
+    @property
+    def single(self) -> list[str]:
+        """The single LoRA, where it is among the rivals."""
+        return [SINGLE] if SINGLE in self.banks else []
+
     def config(self) -> Config:
-        """The configuration that banks of the starter are trained with."""
-        return load_config(CONFIG, [*self.parts, f"run={self.run / 'results'}"])
+        """The configuration that banks of the starter are trained with, on the canvas of the shipped one."""
+        canvas = self.bank(SHIPPED).extra["canvas"]
+        return load_config(CONFIG, [f"data.canvas={canvas}", *self.parts, f"run={self.run / 'results'}"])
 
     def bank(self, name: str) -> BasisBank:
         """The shipped bank or a rival."""

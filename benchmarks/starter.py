@@ -12,6 +12,7 @@ from pathlib import Path
 from training.lpips_weights import HINT
 
 from ._starter_coefficients import interpolation, retrieval
+from ._starter_outside import outside
 from ._starter_quality import ablations, quality
 from ._starter_refine import refining
 from ._starter_rivals import train_rivals
@@ -20,7 +21,7 @@ from ._starter_setting import Setting
 
 logger = logging.getLogger(__name__)
 
-MEASURES = {measure.__name__: measure for measure in (quality, ablations, retrieval, interpolation, samplers)}
+MEASURES = {measure.__name__: measure for measure in (quality, outside, ablations, retrieval, interpolation, samplers)}
 MEASURES["refine"] = refining
 
 

@@ -172,7 +172,7 @@ def test_everything_on_tiny_parts(tiny, tmp_path, capsys, monkeypatch):
     assert starter.main(["train", "--steps", "1", *tiny]) == 0
     assert [path.stat().st_mtime_ns for path in rivals] == written
     monkeypatch.setattr(_starter_refine, "FIT", Settings(steps=1, draws=1, judged=1))
-    for measure in ("quality", "ablations", "retrieval", "interpolation", "refine"):
+    for measure in ("quality", "outside", "ablations", "retrieval", "interpolation", "refine"):
         assert starter.main([measure, "--analogies", "4", "--fewer", "3", *tiny]) == 0
     tables = {
         path.stem: json.loads(path.read_text())["table"] for path in (tmp_path / "run" / "results").glob("*.json")
@@ -192,6 +192,8 @@ def test_everything_on_tiny_parts(tiny, tmp_path, capsys, monkeypatch):
     assert [row["who"] for row in refined][:4] == [COPY, GUESS, MEAN, ONE] and len(refined) == 9
     assert all(float(row["PSNR (dB)"].split()[0]) > 0 for row in refined)
     assert len(tables["retrieval"]) == 8 and len(tables["monotony"]) == 3
+    assert [row["who"] for row in tables["quality-outside"]][:3] == [COPY, SHIPPED, SINGLE]
+    assert [row["analogies"] for row in tables["likeness-outside"]] == ["4"]
     assert "### held_out_photographs: 4 analogies" in capsys.readouterr().out
 
 
