@@ -28,12 +28,17 @@ def outside(setting: Setting) -> None:
     title = f"{_NAME}: the shipped bank by likeness to the generator's edits"
     report_groups(setting, f"likeness-{_NAME}", title, "transformations", likeness, found)
     title = f"{_NAME}: the shipped bank by transformation"
-    report_groups(setting, f"transformations-{_NAME}", title, "transformation", str, found)
+    report_groups(setting, f"transformations-{_NAME}", title, "transformation", name_of, found)
 
 
-def likeness(name: str) -> str:
+def likeness(task: str) -> str:
     """Whether the generator has an edit like a transformation."""
-    return "like an edit of the generator" if TRANSFORMATIONS[name].like else "like none"
+    return "like an edit of the generator" if TRANSFORMATIONS[name_of(task)].like else "like none"
+
+
+def name_of(task: str) -> str:
+    """The transformation that a task shows."""
+    return task.removeprefix(f"{_NAME}/")
 
 
 class OutsideSet:
@@ -58,7 +63,7 @@ class OutsideSet:
         chosen = [subjects[(2 * turn + which) % len(subjects)] for which in (0, 1)]
         (a, a_prime), (b, b_prime) = (self._pair(name, str(subject), turn) for subject in chosen)
         target = stack_quadrants(*(torch.from_numpy(image)[None] for image in (a, a_prime, b, b_prime)))[0]
-        return example_item(a, a_prime, b) | {"target": target, "task": name, "prompt": ""}
+        return example_item(a, a_prime, b) | {"target": target, "task": f"{_NAME}/{name}", "prompt": ""}
 
     def _pair(self, name: str, subject: str, turn: int) -> tuple[np.ndarray, np.ndarray]:
         """A crop of a photograph before and after: two float32 [side, side, 3] in 0..1, of 8 bits as in files."""

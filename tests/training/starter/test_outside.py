@@ -9,6 +9,7 @@ from benchmarks._starter_outside import ANALOGIES_EACH, OutsideSet, likeness
 from benchmarks._starter_transformations import TRANSFORMATIONS, Pixels, transform
 from training.starter import photographs
 from training.starter.edits import EDITS
+from training.starter.recipe import edit_of
 
 SIDE = 64
 
@@ -47,7 +48,8 @@ def test_example_and_answer_show_different_photographs_and_every_transformation_
     dataset = OutsideSet(32)
     items = [dataset[number] for number in (0, 1, len(TRANSFORMATIONS), len(dataset) - 1)]
     names = list(TRANSFORMATIONS)
-    assert [item["task"] for item in items] == [names[0], names[1], names[0], names[-1]]
+    assert [item["task"] for item in items] == [f"outside/{name}" for name in (names[0], names[1], names[0], names[-1])]
+    assert edit_of(items[0]["task"]) not in EDITS  # some are called as an edit of the generator is
     for (task, example, _), (same, answer, _) in zip(drawn[::2], drawn[1::2]):
         assert task == same and example != answer and {example, answer} <= set(photographs.HELD_OUT)
     item = items[0]
