@@ -9,11 +9,11 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
-from .folders import register_basis_folder
+from .folders import register_folders
 
 logger = logging.getLogger(__name__)
 
-MODULES = ("basis", "siglip", "starter", "analogy", "coefficients", "apply", "canvas", "export")
+MODULES = ("basis", "siglip", "starter", "analogy", "coefficients", "apply", "canvas", "export", "edits")
 
 
 def nodes_of(module: str) -> list[type[io.ComfyNode]]:
@@ -35,7 +35,7 @@ class LoRWeBExtension(ComfyExtension):
         self.loaded = False
 
     async def on_load(self) -> None:
-        register_basis_folder()
+        register_folders()
         self.loaded = True
 
     async def get_node_list(self) -> list[type[io.ComfyNode]]:

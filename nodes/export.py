@@ -9,6 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..lorweb_core import BasisBank, MixingCoefficients
 from ..lorweb_core.export import FORMATS
+from .folders import new_output
 from .progress import progress_bar
 from .sockets import CATEGORY, Basis, Coefficients, schema
 from .values import check_values
@@ -107,11 +108,7 @@ def output_path(prefix: str) -> tuple[str, str, bool]:
         (full path, name for the stock LoRA loader, whether that loader lists it).
     """
     root = folder_paths.get_output_directory()
-    if os.path.basename(prefix.strip()) in ("", ".", ".."):
-        prefix = os.path.join(prefix.strip() or "loras", "lorweb")
-    folder, name, counter, _, _ = folder_paths.get_save_image_path(prefix, root)
-    while os.path.lexists(path := os.path.join(folder, f"{name}_{counter:05}_.safetensors")):
-        counter += 1
+    path = new_output(prefix, "loras", ".safetensors")
     loras = os.path.abspath(os.path.join(root, "loras"))
     listed = os.path.commonpath([os.path.abspath(path), loras]) == loras
     return path, os.path.relpath(path, loras if listed else root), listed

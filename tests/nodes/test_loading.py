@@ -12,7 +12,7 @@ import pytest
 from comfy_api.latest import io
 from lorweb_pack.nodes import MODULES, NODES, nodes_of
 from lorweb_pack.nodes.analogy import EncodeAnalogy
-from lorweb_pack.nodes.folders import basis_names, register_basis_folder
+from lorweb_pack.nodes.folders import basis_names, register_folders
 
 
 def test_newer_comfyui_is_told_what_it_knows():
@@ -37,7 +37,7 @@ def test_a_models_folder_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch,
     monkeypatch.setattr(folder_paths, "models_dir", str(models))
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
     with caplog.at_level(logging.WARNING):
-        register_basis_folder()
+        register_folders()
     assert str(models / "lorweb") in caplog.text
     assert folder_paths.get_folder_paths("lorweb") == [str(models / "lorweb")] and basis_names() == []
 

@@ -24,6 +24,18 @@ PUBLISHED = {
     "LoRWeBAdjustCoefficients": ["coefficients", "temperature", "top_k", "block_scales", "overrides"],
     "LoRWeBPlotCoefficients": ["coefficients"],
     "LoRWeBSaveLoRA": ["basis", "coefficients", "filename_prefix", "format", "max_rank", "dtype"],
+    "LoRWeBSaveEdit": [
+        "coefficients",
+        "filename_prefix",
+        "name",
+        "image_a",
+        "image_a_prime",
+        "basis",
+        "prompt",
+        "strength",
+    ],
+    "LoRWeBLoadEdit": ["edit"],
+    "LoRWeBFindEdits": ["coefficients", "folder", "k"],
 }
 
 

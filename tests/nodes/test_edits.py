@@ -1,0 +1,106 @@
+"""Edit cards through ComfyUI: saved, listed, uploaded, loaded, found, and refused by another bank."""
+
+import copy
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from harness.comfyui import GraphError
+from harness.small_models import flux_layers, random_bank
+from lorweb_core.card import load_card
+
+
+def node(kind, **inputs):
+    return {"class_type": f"LoRWeB{kind}", "inputs": inputs}
+
+
+def text(source):
+    return {"class_type": "PreviewAny", "inputs": {"source": source}}
+
+
+@pytest.fixture(scope="module")
+def saved(comfy, names):
+    """The cards of two edits below output/lorweb_edits, by name."""
+    from harness.edit_graph import edit_graph
+
+    graph = edit_graph(names["a"], names["a_prime"], names["b"], long_side=256, steps=1)
+    kept = {name: graph[name] for name in graph if graph[name]["class_type"] in _ENCODING}
+    edit = graph["apply"]["inputs"]["coefficients"]
+    kept["adjust"] = node("AdjustCoefficients", coefficients=edit, temperature=0.5, top_k=2, block_scales="",
+                          overrides="")  # fmt: skip
+    photos = {"image_a": ["a", 0], "image_a_prime": ["a_prime", 0], "basis": ["basis", 0]}
+    prefix = "lorweb_edits/cards/edit"
+    kept["one"] = node("SaveEdit", coefficients=edit, filename_prefix=prefix, name="sepia", prompt="old", strength=0.5,
+                       **photos)  # fmt: skip
+    kept["two"] = node("SaveEdit", coefficients=["adjust", 0], filename_prefix=prefix, name="sharper")
+    comfy.run(kept)
+    paths = sorted((comfy.output_folder / "lorweb_edits" / "cards").glob("edit_*.png"))
+    return kept, {load_card(path).name: path for path in paths}
+
+
+_ENCODING = {"LoadImage", "LoRWeBLoadBasis", "CLIPVisionLoader", "LoRWeBEncodeAnalogy"}
+
+
+def test_a_saved_card_is_listed_and_loaded(comfy, saved):
+    _, cards = saved
+    card = load_card(cards["sepia"])
+    assert (card.prompt, card.strength) == ("old", 0.5) and card.query_mode and card.coefficients.fingerprint
+    assert load_card(cards["sharper"]).query_mode == ""
+    name = f"lorweb_edits/cards/{cards['sepia'].name}"
+    options = comfy.object_info()["LoRWeBLoadEdit"]["input"]["required"]["edit"][1]
+    assert name in options["options"] and options["image_upload"] and options["image_folder"] == "input"
+    graph = {"edit": node("LoadEdit", edit=name), "plot": node("PlotCoefficients", coefficients=["edit", 0]),
+             "prompt": text(["edit", 1]), "strength": text(["edit", 2]), "json": text(["plot", 1])}  # fmt: skip
+    outputs = comfy.run(graph)
+    assert outputs["prompt"]["text"] == ["old"] and float(outputs["strength"]["text"][0]) == 0.5
+    assert outputs["json"]["text"][0] == card.coefficients.to_json()
+    shown = comfy.images(outputs, "edit")[0]
+    assert np.array_equal(shown, np.asarray(Image.open(cards["sepia"]).convert("RGB")))
+
+
+def test_an_uploaded_card_is_the_edit(comfy, saved):
+    """As the page does when a card is dropped on the node: the bytes go to the input folder as they are."""
+    _, cards = saved
+    (comfy.base / "input").mkdir(exist_ok=True)
+    (comfy.base / "input" / "dropped.png").write_bytes(cards["sharper"].read_bytes())
+    options = comfy.object_info()["LoRWeBLoadEdit"]["input"]["required"]["edit"][1]["options"]
+    assert "dropped.png" in options and "a.png" not in options
+    assert comfy.run({"edit": node("LoadEdit", edit="dropped.png"),
+                      "plot": node("PlotCoefficients", coefficients=["edit", 0])})  # fmt: skip
+
+
+def test_similar_edits_are_found(comfy, saved):
+    _, cards = saved
+    graph = {"edit": node("LoadEdit", edit=f"lorweb_edits/cards/{cards['sepia'].name}"),
+             "find": node("FindEdits", coefficients=["edit", 0], folder="cards", k=3),
+             "plot": node("PlotCoefficients", coefficients=["find", 1]),
+             "json": text(["plot", 1]), "report": text(["find", 2])}  # fmt: skip
+    outputs = comfy.run(graph)
+    assert outputs["json"]["text"][0] == load_card(cards["sharper"]).coefficients.to_json()
+    report = outputs["report"]["text"][0]
+    assert "sharper: 40 layers" in report and "left out:" in report and "the very edit" in report
+    assert comfy.images(outputs, "find")[0].shape[1] == 328
+
+
+def test_another_bank_and_bad_names_are_refused(comfy, saved):
+    kept, _ = saved
+    folder = comfy.base / "models" / "lorweb"
+    folder.mkdir(parents=True, exist_ok=True)
+    random_bank(folder / "twin.safetensors", flux_layers(256, 2, 2), 8, 4, 32, 2304, seed=9)
+    graph = copy.deepcopy(kept)
+    graph["basis_2"] = node("LoadBasis", basis_name="twin.safetensors")
+    graph["one"]["inputs"]["basis"] = ["basis_2", 0]
+    words = r"mixed by .*fingerprint [0-9a-f]{32}.*this bank is twin\.safetensors"
+    try:
+        with pytest.raises(GraphError, match=words):
+            comfy.run({name: graph[name] for name in graph if name != "two"})
+    finally:
+        (folder / "twin.safetensors").unlink()
+    for name in ("absent.png", "../a.png", "lorweb_edits/absent.png"):
+        graph = {"edit": node("LoadEdit", edit=name), "plot": node("PlotCoefficients", coefficients=["edit", 0])}
+        with pytest.raises(GraphError, match="there is no edit card"):
+            comfy.run(graph)
+    graph["edit"]["inputs"]["edit"] = "a.png"
+    with pytest.raises(GraphError, match="0 texts named lorweb_edit"):
+        comfy.run(graph)
