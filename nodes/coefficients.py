@@ -11,9 +11,22 @@ from ..lorweb_core.plot import heatmap
 from .sockets import ADVANCED, CATEGORY, Coefficients, coefficients_output, image_of, schema
 from .values import check_finite, check_values
 
+LARGEST_BLEND = 16
+
+
+def _growing_inputs() -> list:
+    """More edits to blend, where ComfyUI has inputs that grow as they are connected."""
+    if not hasattr(io, "Autogrow"):
+        return []
+    edit = Coefficients.Input("edit", tooltip="One more edit of the same bank.")
+    template = io.Autogrow.TemplateNames(edit, names=[f"coefficients_{n}" for n in range(3, LARGEST_BLEND + 1)], min=0)
+    return [
+        io.Autogrow.Input("more", template=template, optional=True, tooltip="More edits, averaged with the second.")
+    ]
+
 
 class BlendCoefficients(io.ComfyNode):
-    """Interpolate two edits."""
+    """Interpolate two edits, or one and the average of several."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -35,6 +48,7 @@ class BlendCoefficients(io.ComfyNode):
                     display_mode=io.NumberDisplay.slider,
                     tooltip="0 is the first edit, 1 the second, 0.5 their average; beyond 0 and 1 it extrapolates.",
                 ),
+                *_growing_inputs(),
             ],
             outputs=[Coefficients.Output(display_name="coefficients", tooltip="The blended edit.")],
             draws=True,
@@ -42,10 +56,16 @@ class BlendCoefficients(io.ComfyNode):
 
     @classmethod
     def execute(
-        cls, coefficients_1: MixingCoefficients, coefficients_2: MixingCoefficients, blend: float
+        cls,
+        coefficients_1: MixingCoefficients,
+        coefficients_2: MixingCoefficients,
+        blend: float,
+        more: dict[str, MixingCoefficients] | None = None,
     ) -> io.NodeOutput:
         check_finite(blend=blend)
-        return coefficients_output(MixingCoefficients.blend((coefficients_1, coefficients_2), (1 - blend, blend)))
+        others = [coefficients_2, *(edit for edit in (more or {}).values() if edit is not None)]
+        weights = [1 - blend, *[blend / len(others)] * len(others)]
+        return coefficients_output(MixingCoefficients.blend([coefficients_1, *others], weights))
 
 
 class AdjustCoefficients(io.ComfyNode):

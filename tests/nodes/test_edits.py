@@ -4,6 +4,9 @@ import copy
 
 import numpy as np
 import pytest
+import torch
+from lorweb_pack.lorweb_core import MixingCoefficients
+from lorweb_pack.nodes.coefficients import BlendCoefficients
 from PIL import Image
 
 from harness.comfyui import GraphError
@@ -104,3 +107,11 @@ def test_another_bank_and_bad_names_are_refused(comfy, saved):
     graph["edit"]["inputs"]["edit"] = "a.png"
     with pytest.raises(GraphError, match="0 texts named lorweb_edit"):
         comfy.run(graph)
+
+
+def test_a_blend_of_three():
+    """What newer ComfyUI's growing inputs hand over; blend leads from the first to the average of the others."""
+    edits = [MixingCoefficients(torch.eye(3)[[row]], ("x",)) for row in range(3)]
+    more = {"coefficients_3": edits[2], "coefficients_4": None}
+    (blended,) = BlendCoefficients.execute(edits[0], edits[1], 0.5, more).args[:1]
+    assert torch.equal(blended.values, torch.tensor([[0.5, 0.25, 0.25]]))
