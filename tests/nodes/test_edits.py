@@ -28,8 +28,8 @@ def saved(comfy, names):
     from harness.edit_graph import edit_graph
 
     graph = edit_graph(names["a"], names["a_prime"], names["b"], long_side=256, steps=1)
-    kept = {name: graph[name] for name in graph if graph[name]["class_type"] in _ENCODING}
     edit = graph["apply"]["inputs"]["coefficients"]
+    kept = {name: graph[name] for name in needed(graph, edit[0])}
     kept["adjust"] = node("AdjustCoefficients", coefficients=edit, temperature=0.5, top_k=2, block_scales="",
                           overrides="")  # fmt: skip
     photos = {"image_a": ["a", 0], "image_a_prime": ["a_prime", 0], "basis": ["basis", 0]}
@@ -42,7 +42,10 @@ def saved(comfy, names):
     return kept, {load_card(path).name: path for path in paths}
 
 
-_ENCODING = {"LoadImage", "LoRWeBLoadBasis", "CLIPVisionLoader", "LoRWeBEncodeAnalogy"}
+def needed(graph, name):
+    """A node and all that it hangs on."""
+    links = [value[0] for value in graph[name]["inputs"].values() if isinstance(value, list)]
+    return {name}.union(*(needed(graph, link) for link in links))
 
 
 def test_a_saved_card_is_listed_and_loaded(comfy, saved):
