@@ -36,6 +36,7 @@ def test_a_models_folder_that_cannot_be_made_is_a_warning(tmp_path, monkeypatch,
         (models / "lorweb").symlink_to(tmp_path / "nowhere")
     monkeypatch.setattr(folder_paths, "models_dir", str(models))
     monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})  # of the real folders, once a test asked for them
     with caplog.at_level(logging.WARNING):
         register_folders()
     assert str(models / "lorweb") in caplog.text
