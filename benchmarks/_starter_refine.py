@@ -25,6 +25,7 @@ from training.validation import answer_of
 from ._starter_setting import SETS, SHIPPED, Setting, family_of
 
 PAIRS, MOST = 4, 200
+MEASURED = (SETS[1], SETS[0])
 GUESS, MEAN, ONE = "the guess, 1 pair", f"mean of the guesses, {PAIRS} pairs", "refined, 1 pair"
 LOGITS, TIED = f"refined in logits, {PAIRS} pairs", f"refined in logits with a tie, {PAIRS} pairs"
 FREE, QUERY = f"refined in coefficients, {PAIRS} pairs", f"refined in the query, {PAIRS} pairs"
@@ -51,7 +52,7 @@ def refining(setting: Setting) -> None:
     """Guess, mean of guesses, refined and oracle, on edits that were never trained and on trained ones."""
     setting = replace(setting, overrides=(*setting.overrides, "objective.canvas_weight=0"))
     model = TunedModel(setting.config(), setting.bank(SHIPPED), pick_device())
-    for name in (SETS[1], SETS[0]):
+    for name in MEASURED:
         dataset, count = setting.dataset(name), min(setting.analogies, MOST)
         found = [measure(model, dataset, number) for number in tqdm(range(count), desc=name, unit="analogy")]
         header = ("who", "PSNR (dB)", "nearer than b", "dB over its start", f"worse by {_WORSE} dB", "kept", "seconds")

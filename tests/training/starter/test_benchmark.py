@@ -27,7 +27,7 @@ photographs: held-out
 edits: {edits}
 held_parameters: {held}
 draws_per_edit: 2
-pairs_per_draw: 2
+pairs_per_draw: 3
 """
 
 
@@ -172,6 +172,8 @@ def test_everything_on_tiny_parts(tiny, tmp_path, capsys, monkeypatch):
     assert starter.main(["train", "--steps", "1", *tiny]) == 0
     assert [path.stat().st_mtime_ns for path in rivals] == written
     monkeypatch.setattr(_starter_refine, "FIT", Settings(steps=1, draws=1, judged=1))
+    monkeypatch.setattr(_starter_refine, "MOST", 2)
+    monkeypatch.setattr(_starter_refine, "MEASURED", SETS[1:2])
     for measure in ("quality", "outside", "ablations", "retrieval", "interpolation", "refine"):
         assert starter.main([measure, "--analogies", "4", "--fewer", "3", *tiny]) == 0
     tables = {
