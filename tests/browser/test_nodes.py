@@ -61,8 +61,9 @@ def test_every_node_opens_its_help_page(page, nodes):
         widths = panel.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
         assert len(widths) == (name in SHOWN_IN) and all(widths), name
         page.page.get_by_test_id("info-button").click()
-    # The page asks for a help page in its language before it asks for ours.
-    assert [error for error in page.errors if not re.search(r"/docs/\w+/en\.md", error)] == []
+    # The page asks for a help page in its language before it asks for ours, and for the picture of a card that is not
+    # there yet.
+    assert [error for error in page.errors if not re.search(r"/docs/\w+/en\.md|filename=undefined", error)] == []
 
 
 def test_translations_reach_the_nodes(browser, comfy):
@@ -80,7 +81,8 @@ def test_translations_reach_the_nodes(browser, comfy):
     for name, texts in chinese.items():
         title, inputs, outputs = page.page.evaluate(_NAMES, name)
         assert title == texts["display_name"]
-        assert set(inputs) == {slot["name"] for slot in texts["inputs"].values()}, name
+        own = set(inputs) - {"upload"}  # ComfyUI's own button
+        assert own == {slot["name"] for slot in texts["inputs"].values()}, name
         assert outputs == [slot["name"] for slot in texts["outputs"].values()]
     shown = page.page.evaluate(_TOOLTIPS, ["LoRWeBCanvas", "LoRWeBAdjustCoefficients"])
     assert "a | a'，下排 b | b" in shown[0][0] and "{0-4}" in shown[1][1]
