@@ -16,6 +16,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from ..lorweb_core import BasisBank
+from ..lorweb_core.packing import PACKED, unpack
 from .narrow_flux import load_narrow_flux
 from .sockets import CATEGORY, Basis, image_of, schema
 
@@ -104,8 +105,9 @@ def _pixels(path: str) -> np.ndarray:
 
 
 def _model():
-    name = "base/transformer/diffusion_pytorch_model.safetensors"
-    weights = comfy.utils.load_torch_file(_file(name))
+    packed = f"base/transformer/{PACKED}"  # as `python -m training.starter export` writes it
+    name = packed if (FOLDER / packed).is_file() else "base/transformer/diffusion_pytorch_model.safetensors"
+    weights = unpack(comfy.utils.load_torch_file(_file(name)), torch.float16)
     # ComfyUI takes a FLUX without guidance for FLUX.1-schnell, whose schedule has no shift.
     with open(_file("base/scheduler/scheduler_config.json"), encoding="utf-8") as file:
         shift = json.load(file)["shift"]

@@ -1,6 +1,7 @@
 """The starter that comes with the pack: its parts are diffusers' own, and its workflow answers its examples."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from comfy.samplers import calculate_sigmas
 from lorweb_pack.nodes import starter
 from lorweb_pack.nodes.image_encoder import ClipVisionEncoder
 from lorweb_pack.nodes.narrow_flux import load_narrow_flux
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import training  # noqa: F401  # isort: skip  (makes diffusers importable)
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -19,6 +20,7 @@ from harness.api_graph import api_graph
 from harness.comfyui import ROOT
 from harness.demo import EXAMPLES, answer, contact_sheet
 from lorweb_core import BasisBank
+from lorweb_core.packing import PACKED, pack
 from training.encoders import LatentCoder, VisionEncoder
 
 STARTER = ROOT / "starter"
@@ -116,3 +118,15 @@ def test_without_the_edit_the_starter_does_something_else(comfy):
     apply["inputs"]["strength"] = 0.0
     plain = answer(comfy, WORKFLOW, graph, "tint_blue")
     assert distance(edited, plain["true b'"]) < distance(plain["b'"], plain["true b'"]) / 2
+
+
+def test_a_packed_transformer_is_loaded_as_it_is_exported(tmp_path, monkeypatch):
+    name = "base/transformer/diffusion_pytorch_model.safetensors"
+    plain = starter._model().model.diffusion_model.state_dict()
+    shutil.copytree(STARTER / "base", tmp_path / "base")
+    (tmp_path / name).unlink()
+    save_file(pack(load_file(STARTER / name)), tmp_path / "base" / "transformer" / PACKED)
+    monkeypatch.setattr(starter, "FOLDER", tmp_path)
+    for key, weight in starter._model().model.diffusion_model.state_dict().items():
+        step = plain[key].float().abs().max() / 127
+        assert (weight.float() - plain[key].float()).abs().max() <= step, key
