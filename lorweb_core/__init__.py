@@ -1,7 +1,7 @@
 """LoRWeB in pure PyTorch: images -> query -> mixing coefficients -> weight deltas -> canvas -> b'."""
 
 from .bank import BasisBank, BasisLayer
-from .canvas import CanvasGeometry
+from .canvas import CanvasGeometry, Frame
 from .coefficients import MixingCoefficients
 from .config import BankConfig, BankError
 from .lora import ComposedLoRA, TruncatedLoRA
@@ -13,6 +13,7 @@ __all__ = [
     "BasisLayer",
     "CanvasGeometry",
     "ComposedLoRA",
+    "Frame",
     "MixingCoefficients",
     "TruncatedLoRA",
 ]

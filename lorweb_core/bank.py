@@ -86,7 +86,10 @@ class BasisBank:
 
     @property
     def canvas(self) -> int:
-        """Side in pixels of the square canvases that it was trained on; the released recipe's if the file is silent."""
+        """Side in pixels of the squares that it was trained to make; the released recipe's if the file is silent.
+
+        In the canvas layout that is a whole canvas, in the separate layout b' alone.
+        """
         side = self.metadata.get("canvas", "")
         meant = side.isdecimal() and len(side) < 10 and 1 <= int(side) <= _LARGEST_CANVAS
         return int(side) if meant else RELEASED_CANVAS

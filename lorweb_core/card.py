@@ -21,12 +21,12 @@ import torch
 from torch import Tensor
 
 from .coefficients import JSON_FORMAT, MixingCoefficients
+from .config import CANVAS
 from .fingerprint import Fingerprint
 from .pngtext import SIGNATURE, text_of
 from .wording import clipped, is_finite, shown
 
 FORMAT, VERSION, KEYWORD = "lorweb-edit", 1, "lorweb_edit"
-CANVAS = "canvas"
 SOFTMAX, TANH = "softmax", "tanh"
 LARGEST_FILE, LARGEST_TEXT = 32_000_000, 24_000_000
 LARGEST_LAYERS, LARGEST_NUM_LORAS, LARGEST_VALUES = 4096, 4096, 1_000_000
@@ -110,7 +110,8 @@ class EditCard:
         """One line for lists and nodes: the name, the size and whose it is."""
         c = self.coefficients
         bank = "of an unknown bank" if c.fingerprint is None else f"of {c.fingerprint}"
-        return f"{self.name or 'an edit without a name'}: {len(c.layers)} layers x {c.num_loras}, {bank}"
+        layout = "" if self.layout == CANVAS else f", layout {clipped(self.layout, 40)}"
+        return f"{self.name or 'an edit without a name'}: {len(c.layers)} layers x {c.num_loras}, {bank}{layout}"
 
 
 # The texts of a card and what they are when its file is silent.

@@ -18,6 +18,9 @@ SIGLIP2 = "google/siglip2-base-patch16-224"
 FLUX_KONTEXT = "black-forest-labs/FLUX.1-Kontext-dev"
 RELEASED_CANVAS = 512
 PROJECTIONS = ("linear", "none")
+# How a, a', b and b' lie in the model's pictures: on one 2x2 canvas, or as three references and an answer of its own.
+CANVAS, SEPARATE = "canvas", "separate"
+LAYOUTS = (CANVAS, SEPARATE)
 _LONGEST_NAME = 300
 
 
@@ -53,6 +56,7 @@ class BankConfig:
         base_model: hub id of the model it adapts.
         alpha: LoRA alpha; the delta is scaled by alpha / rank. None means alpha = rank.
         projection: "linear" (``att_lora_to_q``) or "none" (q = d).
+        layout: one of ``LAYOUTS``, how the model was shown its analogies.
     """
 
     num_loras: int
@@ -67,6 +71,7 @@ class BankConfig:
     base_model: str = FLUX_KONTEXT
     alpha: float | None = None
     projection: str = "linear"
+    layout: str = CANVAS
 
     def __post_init__(self) -> None:
         for name in ("num_loras", "rank", "key_dim", "query_dim", "heads"):
@@ -79,6 +84,7 @@ class BankConfig:
             raise BankError(f"softmax is {shown(self.softmax)}; expected true or false")
         _expect_one_of("mixing", self.mixing, MIXINGS)
         _expect_one_of("projection", self.projection, PROJECTIONS)
+        _expect_one_of("layout", self.layout, LAYOUTS)
         _expect_one_of("query_mode", self.query_mode, tuple(QUERY_MODES))
         if self.projection == "none" and self.query_dim != self.key_dim:
             raise BankError(
@@ -118,8 +124,14 @@ class BankConfig:
             raise ValueError(f"the query has shape {list(shape)}; this bank needs [{q}] or [batch, {q}]")
 
     def to_json(self) -> str:
-        """The configuration as it stands in the header of a bank file."""
-        return json.dumps(asdict(self))
+        """The configuration as it stands in the header of a bank file.
+
+        A header without a layout means canvas, and versions that know no layout read no other.
+        """
+        settings = asdict(self)
+        if self.layout == CANVAS:
+            del settings["layout"]
+        return json.dumps(settings)
 
 
 def _expect_one_of(name: str, value: Any, choices: tuple[str, ...]) -> None:

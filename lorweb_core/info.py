@@ -5,9 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from .bank import BasisBank
+from .config import CANVAS, SEPARATE
 from .wording import clipped
 
 _MOST_ENTRIES = 30
+LAYOUT_WORDS = {
+    CANVAS: "canvas (a, a', b and b' on one 2x2 picture: nodes Canvas and Crop Result)",
+    SEPARATE: "separate (a, a', b as three references, b' alone: nodes Analogy References and Crop Result)",
+}
 
 
 def summary(bank: BasisBank) -> dict[str, Any]:
@@ -45,6 +50,7 @@ def describe(bank: BasisBank) -> str:
         f"query: {config.query_mode}, width {config.query_dim}, projection {config.projection}",
         f"encoder: {config.encoder} ({config.embedding_dim} numbers an image)",
         f"base: {config.base_model}",
+        f"layout: {LAYOUT_WORDS[config.layout]}",
         *(f"{clipped(name, 80)}: {clipped(value)}" for name, value in list(facts["header"].items())[:_MOST_ENTRIES]),
     ]
     if bank.assumed:

@@ -45,7 +45,7 @@ class SaveEdit(io.ComfyNode):
                 Basis.Input(
                     "basis",
                     optional=True,
-                    tooltip="The bank of the edit: the card then says query mode, encoder and base.",
+                    tooltip="The bank of the edit: the card then says query mode, encoder, base and layout.",
                 ),
                 io.String.Input(
                     "prompt", default="", multiline=True, optional=True, tooltip="The prompt that goes with the edit."
@@ -95,7 +95,8 @@ def _settings(basis: BasisBank | None, coefficients: MixingCoefficients) -> dict
         return {}
     basis.compose(coefficients)
     config = basis.config
-    return {"query_mode": config.query_mode, "encoder": config.encoder, "base": config.base_model}
+    words = {"query_mode": config.query_mode, "encoder": config.encoder, "base": config.base_model}
+    return {**words, "layout": config.layout}
 
 
 def _pixels(images: Tensor, name: str) -> np.ndarray:

@@ -19,17 +19,17 @@ def image(height, width, batch=1, seed=0):
 @pytest.mark.parametrize(("height", "width"), SHAPES)
 def test_plan(height, width, megapixels):
     g = CanvasGeometry.plan(height, width, megapixels)
-    assert g.quadrant_height % MULTIPLE == 0 and g.quadrant_width % MULTIPLE == 0
-    assert (g.height, g.width) == (2 * g.quadrant_height, 2 * g.quadrant_width)
+    assert g.frame.height % MULTIPLE == 0 and g.frame.width % MULTIPLE == 0
+    assert (g.height, g.width) == (2 * g.frame.height, 2 * g.frame.width)
     # b keeps its aspect ratio to the nearest pixel, and fills its quadrant up to less than one step of 16.
-    assert abs(g.content_width - g.content_height * width / height) <= 0.5 + 0.5 * max(1, width / height)
-    assert g.quadrant_height - g.content_height < MULTIPLE and g.quadrant_width - g.content_width < MULTIPLE
+    assert abs(g.frame.content_width - g.frame.content_height * width / height) <= 0.5 + 0.5 * max(1, width / height)
+    assert g.frame.height - g.frame.content_height < MULTIPLE and g.frame.width - g.frame.content_width < MULTIPLE
     assert abs(g.height * g.width / (megapixels * PIXELS_PER_MEGAPIXEL) - 1) < 0.35
 
 
 def test_a_square_megapixel_is_1024():
     g = CanvasGeometry.plan(700, 700)
-    assert (g.height, g.width, g.content_height, g.content_width) == (1024, 1024, 512, 512)
+    assert (g.height, g.width, g.frame.content_height, g.frame.content_width) == (1024, 1024, 512, 512)
 
 
 @pytest.mark.parametrize(("height", "width"), SHAPES)
@@ -56,7 +56,7 @@ def test_round_trip_returns_at_bs_own_size():
     back = g.crop(g.compose(b, b, b))
     assert back.shape == b.shape
     assert (back - b).abs().mean() < 0.01
-    assert g.crop(g.compose(b, b, b), original_size=False).shape[1:3] == (g.content_height, g.content_width)
+    assert g.crop(g.compose(b, b, b), original_size=False).shape[1:3] == (g.frame.content_height, g.frame.content_width)
 
 
 def test_quadrants_hold_a_a_prime_b_b():
@@ -143,7 +143,7 @@ def test_stack_quadrants():
         ((0, 10), "at least one pixel"),
         ((10, 10, -1.0), "must not be negative"),
         ((10, 10, 1.0, -5), "must not be negative"),
-        ((10, 4000, 1.0, 16), "no quadrant in multiples of 16"),
+        ((10, 4000, 1.0, 16), "no size in multiples of 16 pixels fits a canvas"),
         ((10, 10, 1.0, 10**12), "nor above 64 megapixels or 16384 pixels a side"),
         ((10, 10, 1e9), "nor above 64 megapixels"),
         ((10, 10, float("nan")), "found megapixels nan"),
