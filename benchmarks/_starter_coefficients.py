@@ -14,10 +14,10 @@ from lorweb_core import BasisBank, MixingCoefficients
 from lorweb_core.canvas import stack_quadrants
 from lorweb_core.gallery import centred_cosines
 from training.data import AnalogyDataset, collate
-from training.encoding import Encoding, live_encoding
+from training.encoders.encoding import Encoding, live_encoding
 from training.evaluate import Evaluation
-from training.intervals import mean, share
-from training.starter.recipe import Recipe, Task, edit_of, tasks
+from training.judge.intervals import mean, share
+from training.pictures.recipe import Recipe, Task, edit_of, tasks
 
 from ._starter_setting import SETS, SHIPPED, Setting, family_of
 

@@ -4,9 +4,9 @@ import numpy as np
 import torch
 
 from lorweb_core.canvas import stack_quadrants
-from training.data.hashing import random_words
-from training.starter import photographs
-from training.starter.edits import eight_bits
+from training.hashing import random_words
+from training.pictures import photographs
+from training.pictures.edits import eight_bits
 
 from ._starter_coefficients import example_item
 from ._starter_quality import measure, report_contestants, report_groups

@@ -11,10 +11,10 @@ from lorweb_core import BasisBank
 from lorweb_core.checkpoint import BankFile
 from training.data import AnalogyDataset, collate
 from training.evaluate import COPY, Evaluation
-from training.intervals import mean, ratio, share
-from training.starter.edits import TRAINING_EDITS
-from training.starter.recipe import edit_of
-from training.validation import answer_of
+from training.judge.intervals import mean, ratio, share
+from training.pictures.edits import TRAINING_EDITS
+from training.pictures.recipe import edit_of
+from training.run.validation import answer_of
 
 from ._starter_setting import LPIPS_VGG, SETS, SHIPPED, SINGLE, Setting, family_of
 

@@ -17,10 +17,10 @@ from lorweb_core.tasks import Pair, Task
 from training.data import AnalogyDataset, load_quadrant
 from training.device import pick_device
 from training.evaluate import COPY
-from training.intervals import mean, share
-from training.metrics import fidelity
+from training.judge.intervals import mean, share
+from training.judge.metrics import fidelity
 from training.refine import TunedModel
-from training.validation import answer_of
+from training.run.validation import answer_of
 
 from ._starter_setting import SETS, SHIPPED, Setting, family_of
 

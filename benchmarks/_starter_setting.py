@@ -15,11 +15,11 @@ from training.config import Config, load_config
 from training.data import AnalogyDataset, Manifest
 from training.device import pick_device
 from training.evaluate import Evaluation
-from training.metrics import make_lpips
-from training.setup import analogies
-from training.starter.edits import COMPOSITIONS, EDITS
-from training.starter.recipe import edit_of
-from training.validation import answer_of
+from training.judge.metrics import make_lpips
+from training.pictures.edits import COMPOSITIONS, EDITS
+from training.pictures.recipe import edit_of
+from training.run.setup import analogies
+from training.run.validation import answer_of
 
 CONFIG = Path("training/configs/starter.yaml")
 SHIPPED = "starter"

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from training.starter import photographs
+from training.pictures import photographs
 
 
 class Pixels(NamedTuple):

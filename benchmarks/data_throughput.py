@@ -23,13 +23,13 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from lorweb_core.query import QUERY_MODES
-from training.batches import Batches, Share
 from training.config import Config, ObjectiveConfig, load_config
 from training.data import AnalogyDataset, AnalogySampler, EmbeddingCache, Manifest, collate, square_canvas, text_key
 from training.data.sources import relation252k
 from training.data.writer import write_manifest
-from training.encoding import CachedLatents, CachedPrompts, CachedQuery, Encoding, Repeated
-from training.objective import flow_loss
+from training.encoders.encoding import CachedLatents, CachedPrompts, CachedQuery, Encoding, Repeated
+from training.run.batches import Batches, Share
+from training.run.objective import flow_loss
 
 from ._measure import print_table, timed
 from ._relation import make_relation

@@ -19,7 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from lorweb_core import BankConfig
 from training.config import ObjectiveConfig
-from training.objective import Conditioning, Noise, flow_loss
+from training.run.objective import Conditioning, Noise, flow_loss
 from training.tuner import FLUX_TARGETS, LoRWeBConfig, LoRWeBModel
 
 from ._measure import alternate, median_ratio, milliseconds, print_table

@@ -23,21 +23,21 @@ from lorweb_core import BankConfig, BasisBank, MixingCoefficients
 from lorweb_core.config import CLIP_VIT_L, SIGLIP2
 from lorweb_core.query import QUERY_MODES
 
-from .base import load_transformer
+from .bases.loading import load_transformer
+from .bases.sampling import make_pipeline, sample_canvas
 from .config import Config, load_config
-from .contest import Contest, config_of_bank, contest_of_run, listed_contest
 from .data import AnalogyDataset, collate
 from .data.listed import ListedAnalogies, read_evalset
 from .device import pick_device
-from .encoding import live_encoding, same_model
-from .intervals import share
+from .encoders.encoding import live_encoding, same_model
+from .judge.contest import Contest, config_of_bank, contest_of_run, listed_contest
+from .judge.intervals import share
+from .judge.metrics import METRICS, direction, fidelity, make_lpips
+from .judge.report import Example, write_report
 from .lpips_weights import HINT
-from .metrics import METRICS, direction, fidelity, make_lpips
 from .noise import hide_loading_bars
-from .report import Example, write_report
-from .sampling import make_pipeline, sample_canvas
-from .setup import CONFIG_NAME
-from .validation import answer_of
+from .run.setup import CONFIG_NAME
+from .run.validation import answer_of
 
 logger = logging.getLogger(__name__)
 

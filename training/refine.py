@@ -23,7 +23,8 @@ from lorweb_core.cardpicture import card_picture, save_card
 from lorweb_core.refine import Refined, Settings, refine_pairs
 from lorweb_core.tasks import Pair, Task
 
-from .base import load_transformer
+from .bases.loading import load_transformer
+from .bases.sampling import make_pipeline, sample_canvas
 from .config import Config, load_config
 from .data import collate, load_quadrant, square_canvas
 from .data.errors import DataError
@@ -32,12 +33,11 @@ from .data.manifest import parts_of
 from .data.sources import BadItem, reader_of
 from .data.validate import check_all
 from .device import pick_device
-from .encoding import Encoding, live_encoding
-from .objective import Conditioning, draw_noise, flow_loss
-from .sampling import make_pipeline, sample_canvas
-from .start import put_loras
+from .encoders.encoding import Encoding, live_encoding
+from .run.objective import Conditioning, draw_noise, flow_loss
+from .run.start import put_loras
+from .run.validation import answer_of
 from .tuner import LoRWeBConfig, LoRWeBModel
-from .validation import answer_of
 
 logger = logging.getLogger(__name__)
 

@@ -2,42 +2,34 @@
 
 import argparse
 import logging
-import os
 import signal
 import sys
-from datetime import timedelta
 from pathlib import Path
 
-import torch
 from accelerate import Accelerator
-from accelerate.utils import InitProcessGroupKwargs
 
 from lorweb_core.query import QUERY_MODES
 
-from .base import check_quantisation, load_transformer
-from .batches import Batches, Share
-from .checkpointing import Checkpoints, checkpoint_folder
+from .bases.loading import load_transformer
 from .config import Config, flat, load_config
 from .data import Manifest
-from .device import warn_of_slow_bf16
-from .encoders import embedding_width
-from .encoding import bank_config
-from .locking import locked
-from .loop import BANK_NAME, Trainer
+from .encoders.encoding import bank_config
+from .encoders.vision import embedding_width
 from .noise import hide_loading_bars
-from .optim import check_optimizer
-from .perception import Perception, perceptual_network
-from .setup import analogies, load_data, make_encoding, prepare_run, save_settings, training_items, validation_sets
-from .sizes import announce, is_out_of_memory, target_layers, what_to_lower
-from .start import DATA_HASH, check_resumed, check_start, check_start_fits, data_before, joined_hashes
-from .stopping import Stopped
-from .tracking import make_trackers
-from .validation import Validator
+from .run.accelerator import make_accelerator
+from .run.batches import Batches, Share
+from .run.checkpointing import Checkpoints, checkpoint_folder
+from .run.locking import locked
+from .run.loop import BANK_NAME, Trainer
+from .run.perception import Perception, perceptual_network
+from .run.setup import analogies, load_data, make_encoding, prepare_run, save_settings, training_items, validation_sets
+from .run.sizes import announce, is_out_of_memory, target_layers, what_to_lower
+from .run.start import DATA_HASH, check_resumed, check_start, check_start_fits, data_before, joined_hashes
+from .run.stopping import Stopped
+from .run.tracking import make_trackers
+from .run.validation import Validator
 
 logger = logging.getLogger(__name__)
-
-# Processes wait for the main one while it fills the caches, which is longer than the ten minutes that NCCL allows.
-_PATIENCE = timedelta(days=2)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -149,55 +141,6 @@ def make_header(config: Config, digest: str) -> dict[str, str]:
     """What the bank's header says of its data: a bank that began with another was trained on that one's as well."""
     hashes = joined_hashes(data_before(Path(config.bank.start)), digest) if config.bank.start else digest
     return {DATA_HASH: hashes, "canvas": str(config.data.canvas)}
-
-
-def make_accelerator(config: Config, trackers: list) -> Accelerator:
-    """The processes and the precision of the run.
-
-    Raises:
-        ValueError: for what cannot work on this machine or with this launcher, before anything long starts.
-    """
-    accelerator = Accelerator(
-        mixed_precision=config.train.precision,
-        gradient_accumulation_steps=config.train.accumulate,
-        log_with=trackers,
-        project_dir=config.run,
-        cpu=not torch.accelerator.is_available(),
-        kwargs_handlers=[InitProcessGroupKwargs(timeout=_PATIENCE)],
-    )
-    logger.info(
-        "%d process(es), %s, %s", accelerator.num_processes, accelerator.distributed_type.value, accelerator.device
-    )
-    if config.train.precision == "fp16" and accelerator.device.type == "cpu":
-        raise ValueError("train.precision=fp16 needs a GPU; on a CPU there are no and bf16")
-    if config.train.minutes and accelerator.num_processes > 1:
-        raise ValueError("train.minutes limits a single process, whose clock all would need; set train.steps instead")
-    if config.train.precision == "bf16":
-        warn_of_slow_bf16(accelerator.device, "train.precision=no")
-    check_sharding(config, accelerator)
-    check_quantisation(config.base)
-    check_optimizer(config.optimizer, accelerator.is_fsdp2)
-    return accelerator
-
-
-def check_sharding(config: Config, accelerator: Accelerator) -> None:
-    """Set FSDP up where the launch asks for it.
-
-    Raises:
-        ValueError: when it cannot be had, or not with a base like that.
-    """
-    if not accelerator.is_fsdp2:
-        if os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true":
-            raise ValueError(
-                "this launch asks for FSDP, which is version 2 on GPUs here, not"
-                f" {accelerator.num_processes} process(es) on {accelerator.device.type};"
-                " launch with training/configs/accelerate_ddp.yaml"
-            )
-        return
-    if config.base.quantise != "none":
-        raise ValueError(f"FSDP shards a base of full precision, not {config.base.quantise}; set base.quantise=none")
-    # Autocast rounds the products, as without FSDP, which would round mixing and gradients as well.
-    accelerator.state.fsdp_plugin.mixed_precision_policy = None
 
 
 def _check_resumable(config: Config, checkpoints: Checkpoints) -> None:

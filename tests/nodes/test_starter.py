@@ -21,7 +21,8 @@ from harness.comfyui import ROOT
 from harness.demo import EXAMPLES, answer, contact_sheet
 from lorweb_core import BasisBank
 from lorweb_core.packing import PACKED, pack
-from training.encoders import LatentCoder, VisionEncoder
+from training.bases.coding import LatentCoder
+from training.encoders import VisionEncoder
 
 STARTER = ROOT / "starter"
 WORKFLOW = json.loads((ROOT / "workflows" / "starter_cpu.json").read_text(encoding="utf-8"))

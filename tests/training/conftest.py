@@ -22,7 +22,7 @@ TINY = "training/configs/tiny.yaml"
 def parts(tmp_path_factory):
     """Overrides that point a run at a base, an encoder and photographs that all tests share."""
     from training.config import load_config
-    from training.setup import prepare_run
+    from training.run.setup import prepare_run
 
     run = tmp_path_factory.mktemp("shared")
     config = load_config(TINY, [f"run={run}"])

@@ -24,8 +24,8 @@ from training.config import load_config
 from training.data.errors import DataError
 from training.data.listed import read_evalset
 from training.evaluate import Contestant, Result, check_fits, main, name_banks, sees_single_images, summarise
-from training.lpips_weights import load_lpips_weights
-from training.metrics import direction, fidelity, load_lpips
+from training.judge.metrics import direction, fidelity
+from training.lpips_weights import load_lpips, load_lpips_weights
 from training.tuner import LoRWeBConfig, LoRWeBModel
 
 
@@ -92,8 +92,8 @@ def test_metrics_equal_their_definitions():
 
 
 def test_a_composed_bank_answers_like_the_tuner(parts, tmp_path):
-    from training.base import load_transformer
-    from training.objective import Conditioning, predict_velocity
+    from training.bases.loading import load_transformer
+    from training.run.objective import Conditioning, predict_velocity
 
     config = load_config("training/configs/tiny.yaml", [*parts, f"run={tmp_path}"])
     tuner = LoRWeBModel(

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from harness.edit_graph import sepia
 from harness.small_models import flux_layers, random_bank
-from training.tiny import make_base, make_encoder
+from training.bases.tiny import make_base, make_encoder
 
 README = Path(__file__).parents[2] / "README.md"
 # What in them takes a GPU or minutes, and what a CPU does in seconds.

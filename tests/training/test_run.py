@@ -13,7 +13,8 @@ import training.train as train_module
 from lorweb_core import BasisBank
 from training.config import load_config
 from training.data import Manifest
-from training.tracking import read_metrics
+from training.run.accelerator import make_accelerator
+from training.run.tracking import read_metrics
 
 
 def parameters(run, step):
@@ -81,7 +82,7 @@ def test_accumulated_batches_reach_the_parameters_of_one(run_training, tmp_path)
 
 def test_processes_wait_for_the_caches_longer_than_nccl_allows(overrides, tmp_path):
     config = load_config("training/configs/tiny.yaml", [*overrides, f"run={tmp_path}"])
-    assert train_module.make_accelerator(config, []).init_handler.timeout.days >= 1
+    assert make_accelerator(config, []).init_handler.timeout.days >= 1
 
 
 def test_the_command_line_names_a_misspelt_key_and_trains_nothing(tmp_path, caplog):

@@ -1,9 +1,9 @@
 """The data side of training: manifests of pairs, analogies sampled from them, caches of what encoders make of them."""
 
+from ..hashing import text_key
 from .analogies import Analogy, AnalogyDataset, AnalogySampler, collate, load_quadrant, load_quadrants, square_canvas
 from .cache import EmbeddingCache
 from .errors import DataError, ImageError
-from .hashing import text_key
 from .images import ImageRef, load_image
 from .manifest import Manifest, Pair
 from .splits import Splits, split

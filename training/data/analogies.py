@@ -19,8 +19,8 @@ from torch.utils.data import Dataset
 
 from lorweb_core.canvas import MULTIPLE, CanvasGeometry, stack_quadrants
 
+from ..hashing import as_fraction, content_hash, permuted, random_words
 from .errors import DataError
-from .hashing import as_fraction, content_hash, permuted, random_words
 from .images import ImageRef, load_image, load_images
 from .manifest import Manifest, Pair
 

@@ -27,8 +27,8 @@ from tqdm import tqdm
 
 from lorweb_core.atomic import TEMPORARY_SUFFIX, replacing
 
+from ..hashing import content_hash, settings_hash
 from .errors import DataError
-from .hashing import content_hash, settings_hash
 from .units import duration, size
 
 logger = logging.getLogger(__name__)

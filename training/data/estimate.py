@@ -10,8 +10,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..hashing import text_key
 from .errors import DataError
-from .hashing import text_key
 from .sources import BadItem, Candidate, Found
 from .units import duration, size
 from .validate import CheckedPair, check_all

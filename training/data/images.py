@@ -13,8 +13,8 @@ import torch
 from PIL import ExifTags, Image, ImageOps
 from torch import Tensor
 
+from ..hashing import content_hash
 from .errors import ImageError
-from .hashing import content_hash
 
 SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
 # The part of a file that is one image: (column, row) of how many (columns, rows).

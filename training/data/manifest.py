@@ -23,8 +23,8 @@ from typing import Any
 
 from lorweb_core.wording import clipped
 
+from ..hashing import content_hash
 from .errors import DataError
-from .hashing import content_hash
 from .images import ImageRef
 
 ROWS = ("", "top", "bottom")

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..hashing import uniform
 from .errors import DataError
-from .hashing import uniform
 from .manifest import Manifest, Pair
 
 logger = logging.getLogger(__name__)

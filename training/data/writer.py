@@ -14,8 +14,8 @@ from tqdm import tqdm
 from lorweb_core.atomic import replacing
 from lorweb_core.wording import clipped
 
+from ..hashing import Seen
 from .errors import DataError
-from .hashing import Seen
 from .sources import BadItem, Found
 from .validate import CheckedPair, check_all
 

@@ -21,12 +21,12 @@ from omegaconf.errors import OmegaConfBaseException
 
 from ..config import check_values, parse_overrides
 from ..device import prefer_speed, warn_of_slow_bf16
+from ..pictures.photograph_packages import fetch_photographs
 from .autoencoder import AutoencoderSettings, train_autoencoder
 from .bank import BankSettings, train_bank
 from .base import BaseSettings, train_base
 from .encoder import EncoderSettings, train_encoder
 from .export import export
-from .photograph_packages import fetch_photographs
 from .pool import Workshop
 from .shards import DrawSettings, draw_shards
 from .together import TogetherSettings, train_together

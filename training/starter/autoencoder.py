@@ -17,10 +17,10 @@ from torch.nn import functional as F
 from lorweb_core.canvas import LATENT_SHRINK, stack_quadrants
 
 from ..config import OptimizerConfig
-from ..metrics import load_lpips
-from . import photographs
-from .edits import EDITS, TRAINING_EDITS
-from .edits.edit import subject
+from ..lpips_weights import load_lpips
+from ..pictures import photographs
+from ..pictures.edits import EDITS, TRAINING_EDITS
+from ..pictures.edits.edit import subject
 from .loop import LoopSettings, fit
 from .pool import LATENT_CHANNELS, REFRESH, Workshop, generator_of
 

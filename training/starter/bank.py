@@ -14,17 +14,18 @@ from torch import Tensor
 
 from lorweb_core.query import QUERY_MODES, embed_images
 
-from ..base import load_transformer
-from ..batches import Batch
+from ..bases.coding import EMBEDDED_PROMPTS, EmbeddedPrompts
+from ..bases.loading import load_transformer
 from ..config import Config, flat, load_config, save_config
-from ..encoders import EMBEDDED_PROMPTS, EmbeddedPrompts, VisionEncoder
-from ..encoding import public_name
-from ..loop import BANK_NAME, Trainer
-from ..objective import Conditioning, noise_from
-from ..perception import Perception, perceptual_network
-from ..setup import CONFIG_NAME
-from ..tracking import make_trackers
-from ..train import make_accelerator
+from ..encoders.encoding import public_name
+from ..encoders.vision import VisionEncoder
+from ..run.accelerator import make_accelerator
+from ..run.batches import Batch
+from ..run.loop import BANK_NAME, Trainer
+from ..run.objective import Conditioning, noise_from
+from ..run.perception import Perception, perceptual_network
+from ..run.setup import CONFIG_NAME
+from ..run.tracking import make_trackers
 from .base import CONTEXT
 from .pool import AT_ONCE, REFRESH, Encoded, Workshop, generator_of
 from .shards import DrawSettings

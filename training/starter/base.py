@@ -23,11 +23,11 @@ from torch import Tensor, nn
 from lorweb_core.canvas import MULTIPLE
 from lorweb_core.packing import PACKED
 
-from ..base import load_transformer
+from ..bases.coding import EMBEDDED_PROMPTS, EmbeddedPrompts
+from ..bases.loading import load_transformer
 from ..config import BaseConfig, ObjectiveConfig, OptimizerConfig
-from ..encoders import EMBEDDED_PROMPTS, EmbeddedPrompts
-from ..objective import Conditioning, flow_loss, noise_from
-from ..perception import Perception, perceptual_network
+from ..run.objective import Conditioning, flow_loss, noise_from
+from ..run.perception import Perception, perceptual_network
 from .beginning import begin
 from .lessons import Curriculum, Lessons, LessonSettings
 from .loop import LoopSettings, fit

@@ -20,10 +20,10 @@ from lorweb_core.query import QUERY_MODES
 
 from ..config import OptimizerConfig
 from ..device import pick_device
-from ..encoders import prepare_pixels
-from . import photographs
+from ..encoders.vision import prepare_pixels
+from ..pictures import photographs
+from ..pictures.edits import TRAINING_EDITS, eight_bits
 from .beginning import begin_pairs
-from .edits import TRAINING_EDITS, eight_bits
 from .loop import LoopSettings, fit
 from .pool import REFRESH, Workshop, generator_of
 from .shards import as_one, draw_task

@@ -10,9 +10,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from . import photographs
-from .edits import EDITS, FAMILIES, TRAINING_EDITS, Edit
-from .edits.edit import eight_bits, finished
+from ..pictures import photographs
+from ..pictures.edits import EDITS, FAMILIES, TRAINING_EDITS, Edit
+from ..pictures.edits.edit import eight_bits, finished
 
 logger = logging.getLogger(__name__)
 

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm.auto import tqdm
 
-from ..checkpointing import Checkpoints
-from ..clock import Clock
 from ..config import OptimizerConfig
-from ..optim import check_optimizer, make_optimizer, make_schedule, with_settings_of
-from ..tracking import CSVTracker
+from ..run.checkpointing import Checkpoints
+from ..run.clock import Clock
+from ..run.optim import check_optimizer, make_optimizer, make_schedule, with_settings_of
+from ..run.tracking import CSVTracker
 
 logger = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lorweb_core.canvas import LATENT_SHRINK, stack_quadrants
 
+from ..bases.coding import LatentCoder
 from ..device import pick_device
-from ..encoders import LatentCoder
 from .shards import Drawn, DrawSettings, read_shard, shard_path
 
 logger = logging.getLogger(__name__)

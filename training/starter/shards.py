@@ -22,9 +22,9 @@ from tqdm.auto import tqdm
 
 from lorweb_core.atomic import replacing
 
-from ..data.hashing import random_words
-from .edits import EDITS, IDENTITY, TRAINING_EDITS, Edit, Parameters, compose, eight_bits, followers
-from .recipe import TRAINING_SUBJECTS, refuse_unknown
+from ..hashing import random_words
+from ..pictures.edits import EDITS, IDENTITY, TRAINING_EDITS, Edit, Parameters, compose, eight_bits, followers
+from ..pictures.recipe import TRAINING_SUBJECTS, refuse_unknown
 
 logger = logging.getLogger(__name__)
 

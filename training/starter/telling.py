@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .edits import EDITS, TRAINING_EDITS, Edit, Parameters
+from ..pictures.edits import EDITS, TRAINING_EDITS, Edit, Parameters
 from .shards import Drawn
 
 Told = Mapping[str, float]  # names, and how strongly each is said

@@ -22,9 +22,9 @@ from training.data import (
     square_canvas,
 )
 from training.data.analogies import couple_of
-from training.data.hashing import Seen, permuted
 from training.data.sources import reader_of
 from training.data.writer import write_manifest
+from training.hashing import Seen, permuted
 
 
 def test_two_different_pairs_of_one_task(manifest):

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 
 from training.data import ImageError, ImageRef, images, load_image
-from training.data.hashing import content_hash
 from training.data.images import PARTS, inspect_file, load_images
+from training.hashing import content_hash
 
 
 def ref(path, part=""):

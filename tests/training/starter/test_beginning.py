@@ -5,7 +5,7 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 
-from training.objective import _canvas_ids, predict_velocity
+from training.run.objective import _canvas_ids, predict_velocity
 from training.starter.base import Base, BaseSettings
 from training.starter.encoder import EncoderSettings, make_encoder
 from training.starter.telling import NOTHING, Vocabulary, plainly

@@ -17,8 +17,8 @@ from benchmarks._starter_setting import CONFIG, LPIPS_VGG, SETS, SHIPPED, SINGLE
 from lorweb_core.refine import Settings
 from training.config import load_config
 from training.evaluate import COPY
-from training.intervals import mean, ratio, share
-from training.starter.recipe import Recipe, edit_of, tasks
+from training.judge.intervals import mean, ratio, share
+from training.pictures.recipe import Recipe, edit_of, tasks
 
 RECIPE = """
 images: {images}

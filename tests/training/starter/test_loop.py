@@ -5,9 +5,9 @@ import torch
 from torch import nn
 
 from training.config import OptimizerConfig
+from training.run.tracking import read_metrics
 from training.starter.__main__ import load_settings
 from training.starter.loop import LoopSettings, fit
-from training.tracking import read_metrics
 
 
 def run_fit(run, steps, **optimizer):

@@ -7,9 +7,9 @@ import pytest
 
 from benchmarks._starter_outside import ANALOGIES_EACH, OutsideSet, likeness
 from benchmarks._starter_transformations import TRANSFORMATIONS, Pixels, transform
-from training.starter import photographs
-from training.starter.edits import EDITS
-from training.starter.recipe import edit_of
+from training.pictures import photographs
+from training.pictures.edits import EDITS
+from training.pictures.recipe import edit_of
 
 SIDE = 64
 

@@ -12,14 +12,16 @@ from safetensors.torch import load_file
 from lorweb_core import BasisBank
 from lorweb_core.canvas import stack_quadrants
 from lorweb_core.packing import PACKED
-from training.base import load_transformer
+from training.bases.coding import EmbeddedPrompts, LatentCoder
+from training.bases.loading import load_transformer
 from training.config import BaseConfig
-from training.encoders import EmbeddedPrompts, LatentCoder, VisionEncoder
+from training.encoders import VisionEncoder
+from training.pictures.edits import EDITS, IDENTITY, TRAINING_EDITS
+from training.run.tracking import read_metrics
 from training.starter import __main__ as starter
 from training.starter import together
 from training.starter.autoencoder import Trained, make_autoencoder, make_canvases, split_canvases
 from training.starter.base import Base, BaseSettings
-from training.starter.edits import EDITS, IDENTITY, TRAINING_EDITS
 from training.starter.encoder import contrast, draw_examples
 from training.starter.export import export
 from training.starter.lessons import Curriculum, LessonSettings
@@ -27,7 +29,6 @@ from training.starter.pool import Encoded, Pool, generator_of
 from training.starter.shards import Drawn, DrawSettings, as_one, draw_shards, read_shard, shard_path
 from training.starter.telling import NOTHING, Vocabulary, about_parameters, parameters_of
 from training.starter.together import Timetable, TogetherSettings
-from training.tracking import read_metrics
 
 CPU = torch.device("cpu")
 DRAWN = DrawSettings(side=32, shards=2, tasks=3, pairs=3, workers=2)

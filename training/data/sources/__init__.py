@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+from ...hashing import Seen
 from ..errors import DataError
-from ..hashing import Seen
 from . import canvases, control_target, folders, jsonl, procedural, relation252k
 from .found import BadItem, Candidate, Found, image_names, walk
 

@@ -22,8 +22,8 @@ def read(source: Path) -> Iterator[Found]:
     Raises:
         DataError: for a recipe that is not one, or a folder with the images of another.
     """
-    from ...starter.recipe import Recipe  # the generator's libraries concern nobody who brings images
-    from ...starter.render import render
+    from ...pictures.recipe import Recipe  # the generator's libraries concern nobody who brings images
+    from ...pictures.render import render
 
     try:
         recipe = Recipe.load(source)

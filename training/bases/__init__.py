@@ -1,0 +1,1 @@
+"""The models that banks are made for: the only room that names their classes."""

@@ -1,0 +1,1 @@
+"""Drawn data: photographs, textures and scenes, their edits, and recipes of both."""
