@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -42,6 +43,14 @@ _LARGEST_FOLDED = 1e30
 _LARGEST_CANVAS = 16384
 
 
+@dataclass(frozen=True)
+class _Logits:
+    """Queries [..., q] -> logits of all layers [..., L, h, N], and the tensors that they are multiplied with."""
+
+    of: Callable[[Tensor], Tensor]
+    tensors: tuple[Tensor, ...]
+
+
 class BasisBank:
     """A basis bank. Make one with ``BasisBank.load``.
 
@@ -57,7 +66,7 @@ class BasisBank:
         self,
         config: BankConfig,
         layers: Mapping[str, BasisLayer],
-        logits: Callable[[Tensor], Tensor],
+        logits: _Logits,
         file: BankFile,
         assumed: tuple[str, ...] = (),
         fingerprint: Fingerprint | None = None,
@@ -67,7 +76,7 @@ class BasisBank:
         self.file = file
         self.assumed = assumed
         self.fingerprint = fingerprint
-        self._logits = logits  # [..., q] -> [..., L, h, N]
+        self._logits = logits
 
     @property
     def path(self) -> Path:
@@ -78,6 +87,12 @@ class BasisBank:
     def metadata(self) -> dict[str, str]:
         """The file's safetensors header entries."""
         return self.file.metadata
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        """All that it holds: the basis, mapped or in memory, and what queries are multiplied with."""
+        basis = [tensor for layer in self.layers.values() for tensor in (layer.A, layer.B, layer.bias)]
+        return [*(tensor for tensor in basis if tensor is not None), *self._logits.tensors]
 
     @property
     def extra(self) -> dict[str, str]:
@@ -145,7 +160,7 @@ class BasisBank:
 
     def values(self, query: Tensor) -> Tensor:
         """Coefficients [..., L, N] of queries [..., q] in float32 on the CPU, unchecked and differentiable."""
-        return mixing_coefficients(self._logits(query), self.config.softmax, self.config.mixing).float()
+        return mixing_coefficients(self._logits.of(query), self.config.softmax, self.config.mixing).float()
 
     def compose(self, coefficients: MixingCoefficients) -> ComposedLoRA:
         """One ordinary LoRA of rank N * r. It holds this bank and the coefficients, no copy of any factor.
@@ -212,9 +227,9 @@ def _read_layers(
         bound = max(config.rank * largest[LORA_A] * largest[LORA_B], largest.get(BIAS, 0.0))
         if bound * abs(config.scale) * config.num_loras > _LARGEST_PRODUCT:
             raise BankError(
-                f"layer {layer}: {LORA_A} and {LORA_B} reach {largest[LORA_A]:.3g} and {largest[LORA_B]:.3g}, with a"
-                f" scale of {config.scale:.3g}: more than float32 holds when multiplied; the file is damaged, get it"
-                " again"
+                f"{LORA_A} times {LORA_B} of layer {layer} are more than float32 holds: they reach"
+                f" {largest[LORA_A]:.3g} and {largest[LORA_B]:.3g}, with a scale of {config.scale:.3g}; the file is"
+                " damaged, get it again"
             )
         layers[layer] = BasisLayer(tensors[LORA_A], tensors[LORA_B], tensors.get(BIAS), bound)
     return layers
@@ -222,8 +237,8 @@ def _read_layers(
 
 def _logits_of(
     layout: Layout, config: BankConfig, read: Read, progress: Progress | None, taker: FingerprintTaker
-) -> Callable[[Tensor], Tensor]:
-    """The function from queries [..., q] to the logits of all layers [..., L, h, N].
+) -> _Logits:
+    """What makes the logits of all layers.
 
     A pass of its own: between its large temporaries nothing is allocated that stays, so the heap does not fragment.
     """
@@ -232,18 +247,21 @@ def _logits_of(
     checked = _checked_keys(layout, read, progress, taker)
     if not layout.has_projection or config.heads * n * q > d * (n + q):
         pairs = list(checked)
-        return lambda z: torch.stack([_layer_logits(*pair[1:], z, config.heads) for pair in pairs], dim=-3)
+        held = tuple(tensor for pair in pairs for tensor in pair[1:] if tensor is not None)
+        return _Logits(
+            lambda z: torch.stack([_layer_logits(*pair[1:], z, config.heads) for pair in pairs], dim=-3), held
+        )
     rows = config.heads * n
     folded = torch.empty(len(layout.layers) * rows, q)
     for index, (layer, keys, to_q) in enumerate(checked):
         part = fold_projection(keys, to_q, config.heads).flatten(0, 1)
         if not part.abs().amax() <= _LARGEST_FOLDED:
             raise BankError(
-                f"layer {layer}: {KEYS} times {TO_Q} reach {float(part.abs().amax()):.3g}; the file is damaged or its"
-                " training diverged, use another checkpoint"
+                f"{KEYS} times {TO_Q} of layer {layer} reach {float(part.abs().amax()):.3g}; the file is damaged or"
+                " its training diverged, use another checkpoint"
             )
         folded[index * rows : (index + 1) * rows] = part
-    return lambda z: (z @ folded.mT).unflatten(-1, shape)
+    return _Logits(lambda z: (z @ folded.mT).unflatten(-1, shape), (folded,))
 
 
 def _checked_keys(

@@ -123,7 +123,7 @@ def _group_by_layer(described: Mapping[str, tuple[tuple[int, ...], str]]) -> dic
             continue
         layer = name[len(PREFIX) : -len(tensor) - 1]
         if dtype not in _DTYPES:
-            raise BankError(f"layer {layer}: {tensor} is stored as {dtype}; expected one of {', '.join(_DTYPES)}")
+            raise BankError(f"{tensor} of layer {layer} is stored as {dtype}; expected one of {', '.join(_DTYPES)}")
         layers.setdefault(layer, {})[tensor] = shape
     if strangers:
         raise BankError(_explain_strangers(strangers, bool(layers)))
@@ -155,17 +155,17 @@ def _check_complete(layer: str, shapes: Shapes, optional: set[str]) -> None:
     missing = [name for name in TENSORS if name in wanted - shapes.keys()]
     if missing:
         raise BankError(
-            f"layer {layer}: {' and '.join(missing)} missing; the file is incomplete, get it again or retrain"
+            f"{' and '.join(missing)} missing in layer {layer}; the file is incomplete, get it again or retrain"
         )
     for name in shapes.keys() - wanted:
-        raise BankError(f"layer {layer}: has {name}, which most layers do not have; all layers must agree")
+        raise BankError(f"{name} is in layer {layer}, and not in most others; all layers must agree")
 
 
 def _check_dimensions(layer: str, shapes: Shapes) -> None:
     for tensor, shape in shapes.items():
         if len(shape) != _DIMENSIONS[tensor] or 0 in shape:
             raise BankError(
-                f"layer {layer}: {tensor} has shape {shown(list(shape))}; expected {_DIMENSIONS[tensor]} dimensions,"
+                f"{tensor} of layer {layer} has shape {shown(list(shape))}; expected {_DIMENSIONS[tensor]} dimensions,"
                 " none of them 0"
             )
 
@@ -183,8 +183,8 @@ def _check_shapes(layer: str, shapes: Shapes, layout: Layout) -> None:
     for tensor, shape in shapes.items():
         if shape != expected[tensor]:
             raise BankError(
-                f"layer {layer}: {tensor} has shape {list(shape)}; expected {list(expected[tensor])}, since most layers"
-                f" have N = {n}, rank {r}, key width {d} and query width {q}"
+                f"{tensor} of layer {layer} has shape {list(shape)}; expected {list(expected[tensor])}, since most"
+                f" layers have N = {n}, rank {r}, key width {d} and query width {q}"
             )
 
 
@@ -258,7 +258,7 @@ def check_finite(layer: str, tensor_name: str, tensor: Tensor) -> float:
     if not (torch.isfinite(low) and torch.isfinite(high)):
         bad = int((~torch.isfinite(tensor)).sum())
         raise BankError(
-            f"layer {layer}: {tensor_name} holds {bad} values that are NaN or infinite; the file is damaged or its"
+            f"{tensor_name} of layer {layer} holds {bad} values that are NaN or infinite; the file is damaged or its"
             " training diverged, use another checkpoint"
         )
     return max(-float(low), float(high))

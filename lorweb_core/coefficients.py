@@ -106,7 +106,9 @@ class MixingCoefficients:
         known = [c.fingerprint for c in coefficients if c.fingerprint is not None]
         for other in known[1:]:
             if other != known[0]:
-                raise ValueError(f"coefficients of {known[0]} and of {other} do not blend; encode both with one bank")
+                raise ValueError(
+                    f"coefficients of different banks do not blend: {known[0]} and {other}; encode both with one bank"
+                )
         values = sum(weight * c.values for weight, c in zip(weights, coefficients, strict=True))
         return replace(first, values=values, fingerprint=known[0] if known else None)
 
@@ -241,8 +243,8 @@ def _rows_to_tensor(rows: dict[str, list[float]]) -> Tensor:
     for name, row in rows.items():
         if not (isinstance(row, list) and len(row) == width and width and all(map(is_finite, row))):
             raise ValueError(
-                f"layer {clipped(name, 80)}: expected a list of {width or 'N'} finite numbers like the first layer;"
-                f" found {shown(row)}"
+                f"expected a list of {width or 'N'} finite numbers, as the first layer has, for layer"
+                f" {clipped(name, 80)}; found {shown(row)}"
             )
     return torch.tensor(list(rows.values()), dtype=torch.float32)
 

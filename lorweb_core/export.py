@@ -63,17 +63,15 @@ def _check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> Non
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise ValueError(
-                f"{path}: {name} would hold NaN or infinite values in {str(tensor.dtype).removeprefix('torch.')}; save"
-                " as bfloat16 or float32, or lower block scales, overrides or blend"
+                f"{path}: {str(tensor.dtype).removeprefix('torch.')} does not hold {name}, which would be NaN or"
+                " infinite; save as bfloat16 or float32, or lower block scales, overrides or blend"
             )
 
 
 def _diffusers_tensors(lora: LoRA, dtype: torch.dtype, progress: Progress | None) -> Iterator[dict[str, Tensor]]:
     for name in iterate_with_progress(lora.names, progress, len(lora.names)):
         if lora.bias(name) is not None:
-            raise ValueError(
-                f"layer {name} has a bias delta, which LoRA files in diffusers format lose; save as 'comfyui'"
-            )
+            raise ValueError(f"format 'diffusers' has no place for the bias delta of layer {name}; save as 'comfyui'")
         down, up = balance(*lora.factors(name), dtype)
         yield {f"{PREFIX}{name}.lora_A.weight": down, f"{PREFIX}{name}.lora_B.weight": up}
 

@@ -79,7 +79,10 @@ def family_of(layers: Sequence[str]) -> Family:
     family = nearest_family(layers)
     for layer in layers:
         if not family.knows(layer):
-            raise ValueError(f"{layer} is not a linear layer of {family.name}'s blocks; save as 'diffusers'")
+            raise ValueError(
+                f"format 'comfyui' does not know {layer}: it is no linear layer of {family.name}'s blocks; save as"
+                " 'diffusers'"
+            )
     return family
 
 
@@ -104,7 +107,8 @@ def fused_modules(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:
             if there and len(there) < len(stacked):
                 missing = ", ".join(sorted(set(stacked) - there))
                 raise ValueError(
-                    f"{module} of {'.'.join(block)} fuses layers that this bank lacks ({missing}); save as 'diffusers'"
+                    f"format 'comfyui' needs layers that this bank lacks: {module} of {'.'.join(block)} fuses"
+                    f" {missing}; save as 'diffusers'"
                 )
             if there:
                 modules[f"{target}.{block[1]}.{module}"] = stacked

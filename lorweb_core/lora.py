@@ -71,14 +71,14 @@ class ComposedLoRA:
         coefficients.require_single("A LoRA")
         if set(coefficients.layers) != set(bank.layers) or coefficients.num_loras != bank.config.num_loras:
             raise ValueError(
-                f"these coefficients are for {coefficients.describe()}, but {bank.path.name} has {len(bank.layers)}"
-                f" layers of {bank.config.num_loras}, from {next(iter(bank.layers))} on; use the bank that they were"
-                " made with"
+                f"these coefficients are of another bank: they are for {coefficients.describe()}, but {bank.path.name}"
+                f" has {len(bank.layers)} layers of {bank.config.num_loras}, from {next(iter(bank.layers))} on; use the"
+                " bank that they were made with"
             )
         if None not in (coefficients.fingerprint, bank.fingerprint) and coefficients.fingerprint != bank.fingerprint:
             raise ValueError(
-                f"these coefficients were mixed by {coefficients.fingerprint}, and this bank is {bank.fingerprint}; use"
-                " the bank that they were made with, or encode the example again"
+                f"these coefficients are of another bank: they were mixed by {coefficients.fingerprint}, and this bank"
+                f" is {bank.fingerprint}; use the bank that they were made with, or encode the example again"
             )
         self.bank = bank
         self.coefficients = coefficients
@@ -111,9 +111,10 @@ class ComposedLoRA:
             largest = self.bank.layers[name].bound * abs(self.bank.config.scale) * total
             if largest > _LARGEST_DELTA and not self._reach(name) <= _LARGEST_DELTA:
                 raise BankError(
-                    f"{self.bank.path}: layer {name}: with these coefficients, whose magnitudes add up to {total:.3g},"
-                    f" the edit may reach {largest:.3g}, and half precision ends at {_LARGEST_DELTA:,.0f}; lower block"
-                    " scales, overrides or blend, or get the bank again if it is damaged"
+                    f"{self.bank.path}: the edit is too large for half precision: in layer {name} it may reach"
+                    f" {largest:.3g} with these coefficients, whose magnitudes add up to {total:.3g}, and half"
+                    f" precision ends at {_LARGEST_DELTA:,.0f}; lower block scales, overrides or blend, or get the bank"
+                    " again if it is damaged"
                 )
 
     def _reach(self, name: str) -> float:

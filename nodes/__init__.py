@@ -9,6 +9,7 @@ import logging
 
 from comfy_api.latest import ComfyExtension, io
 
+from .errors import in_plain_words
 from .folders import register_folders
 
 logger = logging.getLogger(__name__)
@@ -19,10 +20,13 @@ MODULES = ("basis", "siglip", "starter", "analogy", "coefficients", "apply", "ca
 def nodes_of(module: str) -> list[type[io.ComfyNode]]:
     """The nodes of a module of this folder; none, and a word in the log, where ComfyUI lacks what that module needs."""
     try:
-        return importlib.import_module(f".{module}", __name__).NODES
+        nodes = importlib.import_module(f".{module}", __name__).NODES
     except (ImportError, AttributeError) as error:
         logger.error("LoRWeB: the nodes of %s.py are left out, this ComfyUI does not suit them: %s", module, error)
         return []
+    for node in nodes:
+        node.execute = classmethod(in_plain_words(node.execute.__func__))
+    return nodes
 
 
 NODES = [node for module in MODULES for node in nodes_of(module)]

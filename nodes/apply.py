@@ -196,10 +196,10 @@ def _check_weight(model, name: str, target: Target, layer: BasisLayer) -> None:
         found = tuple(max(0, min(length, size - start)) if axis == dim else size for axis, size in enumerate(whole))
     if found != expected:
         raise ValueError(
-            f"layer {name}: the bank's factors make a {expected[0]} x {expected[1]} delta, but the model's weight"
-            f" {key} is {' x '.join(map(str, whole))}; the bank was trained on another base, or the model is stored"
-            " in a packed 4-bit format (NF4, Nunchaku), which cannot be patched: choose mode runtime, or use a bf16,"
-            " fp8 or GGUF file"
+            f"the bank does not fit this model: its factors of layer {name} make a {expected[0]} x {expected[1]} delta,"
+            f" but the model's weight {key} is {' x '.join(map(str, whole))}; the bank was trained on another base, or"
+            " the model is stored in a packed 4-bit format (NF4, Nunchaku), which cannot be patched: choose mode"
+            " runtime, or use a bf16, fp8 or GGUF file"
         )
 
 
@@ -210,16 +210,16 @@ def _check_module(model, name: str, target: Target, layer: BasisLayer) -> None:
     reshaped = not isinstance(target, str) and len(target) > 2
     if not callable(getattr(module, "forward", None)) or dim != 0 or reshaped:
         raise ValueError(
-            f"layer {name}: {path} ({type(module).__name__}) is no layer whose output an edit can be added to at run"
-            " time; choose mode patch"
+            f"mode runtime does not suit this model: for layer {name} it has {path} ({type(module).__name__}), which is"
+            " no layer whose output an edit can be added to; choose mode patch"
         )
     before, after = (getattr(module, side, None) for side in ("in_features", "out_features"))
     expected = (layer.in_features, layer.out_features)
     found = (before or expected[0], after or expected[1]) if length is None else (before or expected[0], length)
     if found != expected or (after is not None and start + found[1] > after):
         raise ValueError(
-            f"layer {name}: the bank's factors go from {expected[0]} to {expected[1]}, but the model's {path} goes from"
-            f" {before} to {after}; the bank was trained on another base"
+            f"the bank does not fit this model: its factors of layer {name} go from {expected[0]} to {expected[1]}, but"
+            f" the model's {path} goes from {before} to {after}; the bank was trained on another base"
         )
 
 

@@ -6,9 +6,10 @@ from pathlib import Path
 from comfy.cli_args import args
 from comfy_api.latest import io, ui
 
-from ..lorweb_core import BankError, BasisBank
+from ..lorweb_core import BasisBank
 from ..lorweb_core.info import describe
 from ..lorweb_core.released import shared_yamls
+from .counted import CountedBank
 from .folders import basis_names, basis_path
 from .progress import progress_bar
 from .sockets import CATEGORY, Basis, schema
@@ -60,12 +61,9 @@ class LoadBasis(io.ComfyNode):
 
     @classmethod
     def execute(cls, basis_name: str) -> io.NodeOutput:
-        try:
-            bank = BasisBank.load(basis_path(basis_name), progress_bar(phases=2), mmap=not args.disable_mmap)
-        except BankError as error:  # the page would put the name of its module before the message
-            raise ValueError(str(error)) from error
+        bank = BasisBank.load(basis_path(basis_name), progress_bar(phases=2), mmap=not args.disable_mmap)
         text = describe(bank)
-        return io.NodeOutput(bank, text, ui=ui.PreviewText(text))
+        return io.NodeOutput(CountedBank(bank), text, ui=ui.PreviewText(text))
 
 
 NODES = [LoadBasis]

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..lorweb_core import BasisBank, MixingCoefficients
-from ..lorweb_core.card import CardError, EditCard, load_card
+from ..lorweb_core.card import EditCard, load_card
 from ..lorweb_core.cardpicture import LARGEST_SHEET, card_picture, contact_sheet, load_picture, save_card
 from ..lorweb_core.gallery import Gallery, nearest
 from .folders import EDITS_FOLDER, edit_names, edit_path, new_output
@@ -147,11 +147,8 @@ class LoadEdit(io.ComfyNode):
     @classmethod
     def execute(cls, edit: str) -> io.NodeOutput:
         path = edit_path(edit)
-        try:
-            card = load_card(path)
-            picture = image_of(load_picture(path, card))
-        except CardError as error:  # the page would put the name of its module before the message
-            raise ValueError(str(error)) from error
+        card = load_card(path)
+        picture = image_of(load_picture(path, card))
         return io.NodeOutput(card.coefficients, card.prompt, card.strength, picture, ui=ui.PreviewImage(picture))
 
 

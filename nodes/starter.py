@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ..lorweb_core import BasisBank
 from ..lorweb_core.packing import PACKED, unpack
+from .counted import CountedBank
 from .narrow_flux import load_narrow_flux
 from .sockets import CATEGORY, Basis, image_of, schema
 
@@ -53,7 +54,7 @@ class LoadStarter(io.ComfyNode):
     @classmethod
     def execute(cls) -> io.NodeOutput:
         bank = BasisBank.load(_file("bank.safetensors"), mmap=not args.disable_mmap)
-        return io.NodeOutput(_model(), _vae(), _clip_vision(), bank, _prompt())
+        return io.NodeOutput(_model(), _vae(), _clip_vision(), CountedBank(bank), _prompt())
 
 
 class StarterExample(io.ComfyNode):
@@ -96,7 +97,7 @@ def _file(name: str) -> str:
     """
     path = FOLDER / name
     if not path.is_file():
-        raise FileNotFoundError(f"{path} is missing from this pack; install the pack again")
+        raise FileNotFoundError(f"{name} is missing from the starter; install the pack again (it belongs at {path})")
     return str(path)
 
 

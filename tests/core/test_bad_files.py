@@ -59,7 +59,7 @@ def test_no_tensors(tmp_path):
 @pytest.mark.parametrize("tensor", ["lora_A", "lora_B", "lora_keys", "att_lora_to_q.weight"])
 def test_missing_tensor(make_bank, tensor):
     path, _ = make_bank(change=lambda tensors: tensors.pop(key(tensor)))
-    refuse(path, f"layer {LAYER}: {tensor} missing")
+    refuse(path, f"{tensor} missing in layer {LAYER}")
 
 
 def test_projection_in_one_layer_only(make_bank):
@@ -74,7 +74,7 @@ def test_bias_in_one_layer_only(make_bank):
     path, tensors = make_bank()
     width = tensors[key("lora_B")].shape[2]
     path, _ = make_bank(change=lambda tensors: tensors.update({key("lora_up_bias"): torch.zeros(6, width)}))
-    refuse(path, f"layer {LAYER}: has lora_B_bias", "all layers must agree")
+    refuse(path, f"lora_B_bias is in layer {LAYER}", "all layers must agree")
 
 
 @pytest.mark.parametrize(
@@ -90,19 +90,19 @@ def test_bias_in_one_layer_only(make_bank):
 )
 def test_wrong_shape(make_bank, tensor, shape, expected):
     path, _ = make_bank(change=lambda tensors: tensors.update({key(tensor): torch.zeros(shape)}))
-    refuse(path, f"layer {LAYER}: {tensor} has shape {list(shape)}; expected {expected}", "N = 6, rank 3")
+    refuse(path, f"{tensor} of layer {LAYER} has shape {list(shape)}; expected {expected}", "N = 6, rank 3")
 
 
 def test_wrong_dimensions(make_bank):
     path, _ = make_bank(change=lambda tensors: tensors.update({key("lora_A"): torch.zeros(24, 3)}))
-    refuse(path, f"layer {LAYER}: lora_A has shape [24, 3]; expected 3 dimensions")
+    refuse(path, f"lora_A of layer {LAYER} has shape [24, 3]; expected 3 dimensions")
 
 
 def test_wrong_bias(make_bank):
     path, _ = make_bank(
         Spec(bias=True), change=lambda tensors: tensors.update({key("lora_up_bias"): torch.zeros(6, 23)})
     )
-    refuse(path, f"layer {LAYER}: lora_B_bias has shape [6, 23]; expected [6, 24]")
+    refuse(path, f"lora_B_bias of layer {LAYER} has shape [6, 23]; expected [6, 24]")
 
 
 def test_mixed_n(make_bank):
@@ -121,12 +121,12 @@ def test_not_finite(make_bank, tensor, value, dtype):
 
     path, _ = make_bank(Spec(bias=True, dtype=dtype), change=spoil)
     name = tensor.replace("lora_up_bias", "lora_B_bias")
-    refuse(path, f"layer {LAYER}: {name} holds 1 values that are NaN or infinite")
+    refuse(path, f"{name} of layer {LAYER} holds 1 values that are NaN or infinite")
 
 
 def test_integer_tensor(make_bank):
     path, _ = make_bank(change=lambda tensors: tensors.update({key("lora_A"): torch.zeros(6, 24, 3, dtype=torch.int8)}))
-    refuse(path, f"layer {LAYER}: lora_A is stored as I8; expected one of F32, F16, BF16")
+    refuse(path, f"lora_A of layer {LAYER} is stored as I8; expected one of F32, F16, BF16")
 
 
 def test_stranger_in_a_bank(make_bank):
@@ -240,7 +240,7 @@ def test_info_of_a_bad_file(make_bank, capsys):
     path, _ = make_bank(change=lambda tensors: tensors.pop(key("lora_B")))
     assert main(["info", str(path)]) != 0
     out, err = capsys.readouterr()
-    assert out == "" and err.count("\n") == 1 and f"layer {LAYER}: lora_B missing" in err
+    assert out == "" and err.count("\n") == 1 and f"lora_B missing in layer {LAYER}" in err
 
 
 def test_info(make_bank, capsys):

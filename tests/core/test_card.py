@@ -194,7 +194,7 @@ def test_a_bank_refuses_the_edits_of_another(make_bank):
     assert c.fingerprint == mine.fingerprint != other.fingerprint
     with pytest.raises(ValueError, match=f"mixed by mine.safetensors .*{mine.fingerprint.digest}.* is other.safetens"):
         other.compose(c)
-    with pytest.raises(ValueError, match=r"mine\.safetensors .* and of other.safetensors .* do not blend"):
+    with pytest.raises(ValueError, match=r"do not blend: mine\.safetensors .* and other\.safetensors"):
         MixingCoefficients.blend([c, other.mix(torch.randn(36))])
     unknown = replace(c, fingerprint=None)
     assert other.compose(unknown) and MixingCoefficients.blend([unknown, c]).fingerprint == mine.fingerprint

@@ -22,7 +22,7 @@ def test_layers_tell_their_family(layers, family):
 
 def test_layers_of_two_families_are_refused():
     with pytest.raises(
-        ValueError, match=r"transformer_blocks\.0\.img_mod\.1 is not a linear layer of FLUX\.2's blocks"
+        ValueError, match=r"transformer_blocks\.0\.img_mod\.1: it is no linear layer of FLUX\.2's blocks"
     ):
         family_of([DOUBLE_2 + "ff.linear_in", SINGLE_2 + "attn.to_out", "transformer_blocks.0.img_mod.1"])
 

@@ -151,7 +151,7 @@ def test_comfyui_file_carries_biases(make_bank, tmp_path):
     lora.save(tmp_path / "lora.safetensors", format="comfyui")
     found = load_file(tmp_path / "lora.safetensors")["lora_unet_double_blocks_0_img_attn_qkv.diff_b"]
     torch.testing.assert_close(found, torch.cat([lora.bias(f"transformer_blocks.0.{part}") for part in QKV]))
-    with pytest.raises(ValueError, match="has a bias delta"):
+    with pytest.raises(ValueError, match="bias delta of layer"):
         lora.save(tmp_path / "other.safetensors", format="diffusers")
     assert not (tmp_path / "other.safetensors").exists()
 
@@ -171,9 +171,9 @@ def test_unknown_format(composed, tmp_path):
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("transformer_blocks.0.attn.to_q",), "fuses layers that this bank lacks .*to_k.*to_v"),
-        (("x_embedder",), "x_embedder is not a linear layer of FLUX.1's blocks"),
-        (("transformer_blocks.0.attn.norm_q",), "not a linear layer"),
+        (("transformer_blocks.0.attn.to_q",), "needs layers that this bank lacks: .*to_k.*to_v"),
+        (("x_embedder",), "x_embedder: it is no linear layer of FLUX.1's blocks"),
+        (("transformer_blocks.0.attn.norm_q",), "no linear layer"),
     ],
 )
 def test_layers_that_do_not_fuse(names, message):
@@ -222,7 +222,7 @@ def test_what_half_precision_does_not_hold_is_not_saved(composed, tmp_path):
     strong = lora.bank.compose(lora.coefficients.scale_blocks([("*", 1000.0)]))
     strong.bank.layers["transformer_blocks.0.attn.to_q"].A.mul_(1e9)
     with pytest.raises(
-        ValueError, match=r"x\.safetensors: transformer\..*would hold NaN or infinite values in float16"
+        ValueError, match=r"x\.safetensors: float16 does not hold transformer\..*would be NaN or infinite"
     ):
         strong.save(tmp_path / "x.safetensors", dtype=torch.float16)
     assert not (tmp_path / "x.safetensors").exists()

@@ -277,7 +277,7 @@ def test_no_layer_in_common_is_refused(flux32, tmp_path):
 
 def test_another_width_is_refused_before_anything_is_patched(flux32, tmp_path):
     bank = load_bank(tmp_path, {**LAYERS, "transformer_blocks.0.attn.to_k": (SMALL_HIDDEN, SMALL_HIDDEN // 2)})
-    with pytest.raises(ValueError, match=r"layer transformer_blocks.0.attn.to_k: .* 128 x 256 delta.*768 x 256"):
+    with pytest.raises(ValueError, match=r"bank does not fit .*blocks.0.attn.to_k .* 128 x 256 delta.*768 x 256"):
         apply(flux32, bank, bank.mix(torch.randn(24)))
     assert not flux32.patches
 

@@ -236,6 +236,7 @@ def test_interrupt_stops_loading(small_models):
         LoadBasis.execute(SMALL_BANK)
     bank, info = LoadBasis.execute(SMALL_BANK).args
     assert "40 (28 in transformer_blocks, 12 in single_transformer_blocks)" in info and bank.config.num_loras == 8
+    assert bank[0] is next(iter(bank.layers.values())).A  # so ComfyUI's cache counts it
 
 
 def test_a_bank_is_loaded_again_when_it_or_its_yaml_changes(tmp_path):

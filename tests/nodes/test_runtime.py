@@ -217,7 +217,7 @@ def test_a_layer_that_never_runs_is_named(flux32, bank, edits, caplog, monkeypat
 def test_another_width_is_refused(flux32, tmp_path):
     layers = {**LAYERS, "transformer_blocks.0.attn.to_out.0": (SMALL_HIDDEN, SMALL_HIDDEN // 2)}
     bank = BasisBank.load(random_bank(tmp_path / "bank.safetensors", layers, **SIZES))
-    with pytest.raises(ValueError, match=r"layer transformer_blocks.0.attn.to_out.0: .*256 to 128.* from 256 to 256"):
+    with pytest.raises(ValueError, match=r"layer transformer_blocks.0.attn.to_out.0 .*256 to 128.* from 256 to 256"):
         apply(flux32, bank, bank.mix(torch.randn(24)))
 
 

@@ -210,7 +210,7 @@ def test_bad_inputs_are_clean_errors_and_the_server_goes_on(comfy, graph, banks,
 
     name = "transformer.transformer_blocks.0.attn.to_q.lora_B"
     save_file({k: v.clone() for k, v in whole.items() if k != name}, banks / "gap.safetensors")
-    refused(comfy, use("gap.safetensors"), "LoRWeBLoadBasis", "layer transformer_blocks.0.attn.to_q: lora_B missing")
+    refused(comfy, use("gap.safetensors"), "LoRWeBLoadBasis", "lora_B missing in layer transformer_blocks.0.attn.to_q")
 
     random_bank(banks / "wide.safetensors", flux_layers(256, 2, 2), 8, 4, 32, 3 * 1024)
     refused(comfy, use("wide.safetensors"), "LoRWeBEncodeAnalogy", "gives 768 numbers", "trained with 1024")

@@ -54,7 +54,7 @@ def test_the_image_encoder_is_transformers_own(images):
 
 def test_a_missing_file_is_named(monkeypatch, tmp_path):
     monkeypatch.setattr(starter, "FOLDER", tmp_path)
-    with pytest.raises(FileNotFoundError, match=r"bank\.safetensors is missing from this pack"):
+    with pytest.raises(FileNotFoundError, match=r"^bank\.safetensors is missing from the starter"):
         starter.LoadStarter.execute()
 
 
