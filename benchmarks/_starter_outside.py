@@ -61,12 +61,13 @@ class OutsideSet:
         rng = np.random.default_rng(random_words(_NAME, name))
         subjects = rng.permutation(photographs.HELD_OUT)
         chosen = [subjects[(2 * turn + which) % len(subjects)] for which in (0, 1)]
-        (a, a_prime), (b, b_prime) = (self._pair(name, str(subject), turn) for subject in chosen)
+        (a, a_prime), (b, b_prime) = (pair_of(name, str(subject), turn, self.side) for subject in chosen)
         target = stack_quadrants(*(torch.from_numpy(image)[None] for image in (a, a_prime, b, b_prime)))[0]
         return example_item(a, a_prime, b) | {"target": target, "task": f"{_NAME}/{name}", "prompt": ""}
 
-    def _pair(self, name: str, subject: str, turn: int) -> tuple[np.ndarray, np.ndarray]:
-        """A crop of a photograph before and after: two float32 [side, side, 3] in 0..1, of 8 bits as in files."""
-        rng = np.random.default_rng(random_words(_NAME, name, subject, turn))
-        before = eight_bits(photographs.random_crop(rng, subject, self.side))
-        return tuple((image / 255).astype(np.float32) for image in (before, transform(name, before)))
+
+def pair_of(name: str, subject: str, turn: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """A crop of a photograph before and after: two float32 [side, side, 3] in 0..1, of 8 bits as in files."""
+    rng = np.random.default_rng(random_words(_NAME, name, subject, turn))
+    before = eight_bits(photographs.random_crop(rng, subject, side))
+    return tuple((image / 255).astype(np.float32) for image in (before, transform(name, before)))

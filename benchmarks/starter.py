@@ -1,4 +1,4 @@
-"""What the starter shows: quality against rivals, ablations, retrieval, interpolation, both samplers, and refining.
+"""What the starter shows: quality against rivals, going on, ablations, retrieval, interpolation, samplers, refining.
 
 ``python -m benchmarks.starter train`` trains the rivals first; each measure leaves its figures in
 ``runs/starter/results``. Intervals are of 95 %: Wilson's for shares, a bootstrap over analogies for means.
@@ -12,6 +12,7 @@ from pathlib import Path
 from training.lpips_weights import HINT
 
 from ._starter_coefficients import interpolation, retrieval
+from ._starter_few import few
 from ._starter_outside import outside
 from ._starter_quality import ablations, quality
 from ._starter_refine import refining
@@ -21,7 +22,9 @@ from ._starter_setting import Setting
 
 logger = logging.getLogger(__name__)
 
-MEASURES = {measure.__name__: measure for measure in (quality, outside, ablations, retrieval, interpolation, samplers)}
+MEASURES = {
+    measure.__name__: measure for measure in (quality, outside, few, ablations, retrieval, interpolation, samplers)
+}
 MEASURES["refine"] = refining
 
 
