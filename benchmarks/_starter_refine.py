@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lorweb_core import MixingCoefficients
 from lorweb_core.refine import Refined, Settings, in_coefficients, in_logits, in_query, refine, refine_pairs
 from lorweb_core.tasks import Pair, Task
 from training.data import AnalogyDataset, load_quadrant
@@ -24,28 +25,41 @@ from training.run.validation import answer_of
 
 from ._starter_setting import SETS, SHIPPED, Setting, family_of
 
-PAIRS, MOST = 4, 200
+PAIRS, MOST, FEWER = 4, 200, 30
 MEASURED = (SETS[1], SETS[0])
 GUESS, MEAN, ONE = "the guess, 1 pair", f"mean of the guesses, {PAIRS} pairs", "refined, 1 pair"
-LOGITS, TIED = f"refined in logits, {PAIRS} pairs", f"refined in logits with a tie, {PAIRS} pairs"
+LOGITS, TIED = f"refined, {PAIRS} pairs", f"refined in logits with a tie, {PAIRS} pairs"
 FREE, QUERY = f"refined in coefficients, {PAIRS} pairs", f"refined in the query, {PAIRS} pairs"
 ORACLE = "oracle, fitted to b and the true b'"
+MAIN = (COPY, GUESS, ONE, MEAN, LOGITS, ORACLE)
+# Other ways to refine several pairs, measured on fewer analogies.
+WAYS = (TIED, FREE, QUERY)
 # Refined arms -> what they are better or worse than.
-_BEGUN_FROM = {ONE: GUESS, LOGITS: MEAN, TIED: MEAN, FREE: MEAN, QUERY: MEAN}
+_BEGUN_FROM = {ONE: GUESS, **dict.fromkeys((LOGITS, *WAYS), MEAN)}
 _WORSE = 0.5  # dB
 
 FIT = Settings()
 _TIE = 0.1
 
 
-@dataclass
-class Analogy:
-    """What every arm made of one analogy: PSNR in dB; seconds of the fits; arms that kept the guess."""
+@dataclass(frozen=True)
+class Answer:
+    """What one arm made of one analogy.
 
+    Attributes:
+        number: of the analogy in its set. task: that it shows.
+        psnr: of b' in dB. seconds: of the processor, for the fit. kept: whether the guess was.
+    """
+
+    number: int
     task: str
-    psnr: dict[str, float] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    kept: list[str] = field(default_factory=list)
+    arm: str
+    psnr: float
+    seconds: float = 0.0
+    kept: bool = False
+
+
+Table = dict[int, dict[str, Answer]]  # number of the analogy -> arm -> answer
 
 
 def refining(setting: Setting) -> None:
@@ -53,78 +67,116 @@ def refining(setting: Setting) -> None:
     setting = replace(setting, overrides=(*setting.overrides, "objective.canvas_weight=0"))
     model = TunedModel(setting.config(), setting.bank(SHIPPED), pick_device())
     for name in MEASURED:
-        dataset, count = setting.dataset(name), min(setting.analogies, MOST)
-        found = [measure(model, dataset, number) for number in tqdm(range(count), desc=name, unit="analogy")]
-        header = ("who", "PSNR (dB)", "nearer than b", "dB over its start", f"worse by {_WORSE} dB", "kept", "seconds")
-        title = f"Refining on {name}: {count} analogies"
-        setting.report(f"refining-{name}", title, header, list(rows(found)), list(map(asdict, found)))
+        found = answers(setting, model, name)
+        facts = [asdict(answer) for arms in found.values() for answer in arms.values()]
+        setting.report(
+            f"refining-{name}", f"Refining on {name}: {len(found)} analogies", HEADER, rows(found, MAIN), facts
+        )
         report_families(setting, name, found)
+        few = {number: arms for number, arms in found.items() if set(WAYS) <= set(arms)}
+        title = f"Ways to refine on {name}: {len(few)} analogies"
+        setting.report(f"refining-ways-{name}", title, HEADER, rows(few, (*MAIN, *WAYS)), None)
 
 
-def measure(model: TunedModel, dataset: AnalogyDataset, number: int) -> Analogy:
-    """Every arm on one analogy of a set; the pairs of its task that stand in for its own are drawn with it."""
+def answers(setting: Setting, model: TunedModel, name: str) -> Table:
+    """Every answer of a set. Each is written down as it comes, so that a run that was ended goes on where it was."""
+    count = min(setting.analogies, MOST)
+    asked = {number: (*MAIN, *WAYS) if number < FEWER else MAIN for number in range(count)}
+    path = setting.run / "results" / f"refining-{name}.jsonl"
+    found, dataset = read(path), setting.dataset(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        for number, arms in tqdm(asked.items(), desc=name, unit="analogy"):
+            there = found.setdefault(number, {})
+            missing = [arm for arm in arms if arm not in there]
+            for answer in measure(model, dataset, number, missing) if missing else ():
+                there[answer.arm] = answer
+                file.write(json.dumps(asdict(answer)) + "\n")
+                file.flush()
+    return {number: found[number] for number in asked}
+
+
+def read(path: Path) -> Table:
+    """The answers of an earlier run."""
+    found: Table = {}
+    for line in path.read_text(encoding="utf-8").splitlines() if path.is_file() else ():
+        answer = Answer(**json.loads(line))
+        found.setdefault(answer.number, {})[answer.arm] = answer
+    return found
+
+
+def measure(model: TunedModel, dataset: AnalogyDataset, number: int, wanted: Sequence[str]) -> Iterator[Answer]:
+    """Arms on one analogy of a set; the pairs of its task that stand in for its own are drawn with it."""
     item, analogy = dataset[number], dataset.sampler[number]
     b, truth = item["b"], answer_of(item["target"])
     pairs = [
         Pair(*(load_quadrant(image, dataset.geometry, dataset.fit) for image in (pair.before, pair.after)))
         for pair in sorted(dataset.sampler.examples(number, PAIRS), key=lambda pair: pair != analogy.example)
     ]
-    found = Analogy(item["task"], {COPY: fidelity(truth, b)["psnr"]})
+    makers = {COPY: None, **arms(model, pairs, b, truth)}
+    for arm in wanted:
+        if arm == COPY:
+            yield Answer(number, item["task"], COPY, fidelity(truth, b)["psnr"])
+            continue
+        start = time.process_time()
+        made = makers[arm]()
+        seconds = time.process_time() - start
+        refined = made.coefficients if isinstance(made, Refined) else made
+        psnr = fidelity(truth, model.answer(refined.values, pairs[0], b, number))["psnr"]
+        yield Answer(number, item["task"], arm, psnr, seconds, isinstance(made, Refined) and made.kept_guess)
 
-    def judge(arm: str, values: Tensor) -> None:
-        found.psnr[arm] = fidelity(truth, model.answer(values, pairs[0], b, number))["psnr"]
 
-    for arm, make in arms(model, pairs, b, truth):
-        start = time.perf_counter()
-        refined = make()
-        found.seconds[arm] = time.perf_counter() - start
-        judge(arm, refined.coefficients.values if isinstance(refined, Refined) else refined.values)
-        found.kept += [arm] if isinstance(refined, Refined) and refined.kept_guess else []
-    return found
-
-
-def arms(model: TunedModel, pairs: list[Pair], b: Tensor, truth: Tensor) -> Iterator[tuple[str, Callable]]:
-    """(arm, what makes its coefficients)."""
+def arms(model: TunedModel, pairs: list[Pair], b: Tensor, truth: Tensor) -> dict[str, Callable]:
+    """Arm -> what makes its coefficients; the query begins with the mean query's guess."""
     queries = torch.cat([model.query(pair, b) for pair in pairs])
-    guess, middle = model.bank.mix(queries[0]), model.bank.mix(queries).mean()
-    yield GUESS, lambda: guess
-    yield MEAN, lambda: middle
-    yield ONE, lambda: refine_pairs(guess, model, pairs[:1], FIT, [b])
-    for arm, (start, space, settings) in several(model, queries, middle).items():
-        yield arm, partial(refine_pairs, start, model, pairs, settings, [b], space=space)
-    shown = [Task(pairs[0], Pair(b, truth))]
-    yield ORACLE, lambda: refine(guess, model, shown, shown, replace(FIT, patience=FIT.steps))
-
-
-def several(model: TunedModel, queries: Tensor, middle: MixingCoefficients) -> dict[str, tuple]:
-    """Arm of several pairs -> its guess, what it moves, its settings; the query begins with the mean query's guess."""
-    query = queries.mean(0)
+    guess, middle, query = model.bank.mix(queries[0]), model.bank.mix(queries).mean(), queries.mean(0)
+    shown, several = [Task(pairs[0], Pair(b, truth))], partial(refine_pairs, model=model, pairs=pairs, pictures=[b])
     return {
-        LOGITS: (middle, in_logits(middle), FIT),
-        TIED: (middle, in_logits(middle), replace(FIT, tie=_TIE)),
-        FREE: (middle, in_coefficients(middle), FIT),
-        QUERY: (model.bank.mix(query), in_query(query, model.bank.values), FIT),
+        GUESS: lambda: guess,
+        MEAN: lambda: middle,
+        ONE: partial(refine_pairs, guess, model, pairs[:1], FIT, [b]),
+        LOGITS: partial(several, middle, settings=FIT),
+        TIED: partial(several, middle, settings=replace(FIT, tie=_TIE), space=in_logits(middle)),
+        FREE: partial(several, middle, settings=FIT, space=in_coefficients(middle)),
+        QUERY: partial(several, model.bank.mix(query), settings=FIT, space=in_query(query, model.bank.values)),
+        ORACLE: partial(refine, guess, model, shown, shown, replace(FIT, patience=FIT.steps)),
     }
 
 
-def rows(found: list[Analogy]) -> Iterator[tuple]:
-    """The table, arm by arm."""
-    for arm in found[0].psnr:
-        psnr = [analogy.psnr[arm] for analogy in found]
-        nearer = "–" if arm == COPY else f"{share([a.psnr[arm] > a.psnr[COPY] for a in found]):.1%}"
-        gains = [a.psnr[arm] - a.psnr[_BEGUN_FROM[arm]] for a in found] if arm in _BEGUN_FROM else []
-        duel = (f"{mean(gains):+.2f}", f"{share([gain < -_WORSE for gain in gains]):.1%}") if gains else ("–", "–")
-        kept = f"{share([arm in a.kept for a in found]).value:.0%}" if gains else "–"
-        seconds = [a.seconds[arm] for a in found] if arm in found[0].seconds else []
-        yield arm, f"{mean(psnr):.2f}", nearer, *duel, kept, f"{sum(seconds) / len(seconds):.1f}" if seconds else "–"
+HEADER = ("who", "PSNR (dB)", "nearer than b", "dB over its start", f"worse by {_WORSE} dB", "kept", "seconds")
 
 
-def report_families(setting: Setting, name: str, found: list[Analogy]) -> None:
+def rows(found: Table, arms: Sequence[str]) -> list[tuple]:
+    """The table of some analogies, arm by arm."""
+    return [(arm, *_row(arm, list(found.values()))) for arm in arms]
+
+
+def _row(arm: str, found: list[dict[str, Answer]]) -> tuple:
+    psnr = f"{mean([answers[arm].psnr for answers in found]):.2f}"
+    if arm == COPY:
+        return psnr, "–", "–", "–", "–", "–"
+    nearer = f"{share([answers[arm].psnr > answers[COPY].psnr for answers in found]):.1%}"
+    if arm not in _BEGUN_FROM:
+        return psnr, nearer, "–", "–", "–", f"{_average(a[arm].seconds for a in found):.1f}"
+    gains = [answers[arm].psnr - answers[_BEGUN_FROM[arm]].psnr for answers in found]
+    worse, kept = share([gain < -_WORSE for gain in gains]), _average(a[arm].kept for a in found)
+    seconds = _average(a[arm].seconds for a in found)
+    return psnr, nearer, f"{mean(gains):+.2f}", f"{worse:.1%}", f"{kept:.0%}", f"{seconds:.1f}"
+
+
+def _average(values: Iterator[float]) -> float:
+    listed = list(values)
+    return sum(listed) / len(listed)
+
+
+def report_families(setting: Setting, name: str, found: Table) -> None:
     """What refining brings by family of edits."""
-    table = []
-    for family in sorted({family_of(analogy.task) for analogy in found}):
-        group = [analogy for analogy in found if family_of(analogy.task) == family]
-        means = (sum(a.psnr[arm] for a in group) / len(group) for arm in (COPY, GUESS, ONE, MEAN, LOGITS, ORACLE))
-        table.append((family, len(group), *(f"{value:.2f}" for value in means)))
-    header = ("family", "analogies", COPY, GUESS, ONE, MEAN, LOGITS, ORACLE)
-    setting.report(f"refining-families-{name}", f"Refining on {name} by family: PSNR in dB", header, table, None)
+    groups: dict[str, list[dict[str, Answer]]] = {}
+    for answers in found.values():
+        groups.setdefault(family_of(answers[COPY].task), []).append(answers)
+    table = [
+        (family, len(group), *(f"{_average(answers[arm].psnr for answers in group):.2f}" for arm in MAIN))
+        for family, group in sorted(groups.items())
+    ]
+    title = f"Refining on {name} by family: PSNR in dB"
+    setting.report(f"refining-families-{name}", title, ("family", "analogies", *MAIN), table, None)
