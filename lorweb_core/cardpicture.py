@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 from .atomic import replacing
 from .card import KEYWORD, EditCard, read_bounded, reading
 from .gallery import Match
-from .plot import BACKGROUND, FAINT, INK, MARGIN, THUMBNAIL, draw_text, thumbnail
+from .lettering import draw_text
+from .plot import BACKGROUND, FAINT, INK, MARGIN, THUMBNAIL, thumbnail
 from .pngtext import SIGNATURE
-from .wording import clipped
 
 if TYPE_CHECKING:
     import numpy as np
@@ -43,7 +43,7 @@ def card_picture(card: EditCard, before: np.ndarray | None = None, after: np.nda
     for index, photo in enumerate(photos):
         picture.paste(photo, (MARGIN + index * (PHOTO + MARGIN) + (PHOTO - photo.width) // 2, _TITLE))
     picture.paste(Image.fromarray(thumbnail(card.coefficients)), (0, top))
-    draw_text(ImageDraw.Draw(picture), (MARGIN, 8), clipped(card.name or "edit", 36), INK, _NAME_SIZE)
+    draw_text(ImageDraw.Draw(picture), (MARGIN, 8), card.name or "edit", INK, _NAME_SIZE, WIDTH - 2 * MARGIN)
     return np.asarray(picture)
 
 
@@ -125,8 +125,8 @@ def contact_sheet(matches: Sequence[Match]) -> np.ndarray:
         photo = Image.fromarray(load_picture(match.path, match.card))
         photo.thumbnail((SHEET_CARD, SHEET_CARD * 4 // 3))
         sheet.paste(photo, (left, top))
-        words = f"{match.cosine:.2f}  {clipped(Path(match.path).stem, 28)}"
-        draw_text(draw, (left, top + SHEET_CARD * 4 // 3 + 4), words, FAINT, _TEXT_SIZE)
+        words = f"{match.cosine:.2f}  {Path(match.path).stem}"
+        draw_text(draw, (left, top + SHEET_CARD * 4 // 3 + 4), words, FAINT, _TEXT_SIZE, SHEET_CARD)
     return np.asarray(sheet)
 
 

@@ -5,13 +5,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from .coefficients import MixingCoefficients
+from .lettering import draw_text, font
 
 if TYPE_CHECKING:
     import numpy as np
@@ -186,7 +186,7 @@ def _draw_names(draw, elements: list[int], left: int, cell_w: float, y: int) -> 
     for element in elements:
         x = left + (element + 0.5) * cell_w
         if all(abs(x - other) >= 44 for other in written):
-            draw.text((x, y), f"#{element}", fill=INK, font=_font(_THUMBNAIL_TEXT - 4), anchor="ma")
+            draw.text((x, y), f"#{element}", fill=INK, font=font(_THUMBNAIL_TEXT - 4), anchor="ma")
             written.append(x)
 
 
@@ -197,15 +197,3 @@ def _short(name: str) -> str:
             number, _, rest = name[len(long) :].partition(".")
             return f"{short}{number} {rest}".strip()
     return name
-
-
-def draw_text(draw, position: tuple[int, int], text: str, fill: tuple[int, int, int], size: int = 13) -> None:
-    """Write a line with its upper left corner at a position."""
-    draw.text(position, text, fill=fill, font=_font(size))
-
-
-@lru_cache
-def _font(size: int):
-    from PIL import ImageFont
-
-    return ImageFont.load_default(size)

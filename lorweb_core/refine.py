@@ -88,14 +88,14 @@ class Settings:
         seed: of everything random.
     """
 
-    steps: int = 30
-    draws: int = 4
-    rate: float = 0.2
+    steps: int = 16
+    draws: int = 2
+    rate: float = 0.4
     tie: float = 0.0
     keep: float = 0.0
-    every: int = 5
+    every: int = 4
     patience: int = 2
-    judged: int = 4
+    judged: int = 2
     margin: float = 1.0
     seed: int = 0
 
