@@ -10,6 +10,11 @@ from lorweb_core.tasks import Pair, changes, from_one, leave_one_out
 LAYERS = ("first", "second")
 
 
+def settled(**settings):
+    """Four draws a step and four for the judge, which asks every fifth step, for losses that are made up."""
+    return Settings(**{"steps": 30, "draws": 4, "rate": 0.2, "every": 5, "judged": 4, **settings})
+
+
 def coefficients(logits, softmax=True):
     values = torch.tensor(logits).softmax(-1) if softmax else torch.tensor(logits).tanh()
     return MixingCoefficients(values, LAYERS, softmax)
@@ -49,7 +54,7 @@ def tasks():
 
 
 def test_it_finds_the_coefficients_that_the_tasks_call_for(tasks):
-    settings = Settings(steps=100, rate=0.1, patience=60)
+    settings = settled(steps=100, rate=0.1, patience=60)
     refined = refine(GUESS, Quadratic(to_the_best, 0.1), tasks.fitted, tasks.held_out, settings)
     assert torch.allclose(refined.coefficients.values, BEST.values, atol=0.02)
     assert torch.allclose(refined.coefficients.values.sum(-1), torch.ones(2))
@@ -59,7 +64,7 @@ def test_it_finds_the_coefficients_that_the_tasks_call_for(tasks):
 
 def test_the_same_seed_gives_the_same_edit(tasks):
     runs = [
-        refine(GUESS, Quadratic(to_the_best, 0.5), tasks.fitted, tasks.held_out, Settings(steps=5, seed=seed))
+        refine(GUESS, Quadratic(to_the_best, 0.5), tasks.fitted, tasks.held_out, settled(steps=5, seed=seed))
         for seed in (1, 1, 2)
     ]
     values = [refined.coefficients.values for refined in runs]
@@ -68,7 +73,7 @@ def test_the_same_seed_gives_the_same_edit(tasks):
 
 def test_it_works_inside_inference_mode(tasks):
     with torch.inference_mode():
-        refined = refine(GUESS.mean(), Quadratic(to_the_best), tasks.fitted, tasks.held_out, Settings(steps=5))
+        refined = refine(GUESS.mean(), Quadratic(to_the_best), tasks.fitted, tasks.held_out, settled(steps=5))
     assert refined.step == 5 and not refined.coefficients.values.requires_grad
 
 
@@ -79,7 +84,7 @@ def test_the_guess_is_kept_where_the_judge_prefers_it(tasks):
     def best(task):
         return GUESS.values if task.answer is held_out else BEST.values
 
-    refined = refine(GUESS, Quadratic(best), tasks.fitted, tasks.held_out, Settings(steps=60))
+    refined = refine(GUESS, Quadratic(best), tasks.fitted, tasks.held_out, settled(steps=60))
     assert refined.kept_guess and torch.equal(refined.coefficients.values, GUESS.values)
     assert refined.history[-1].step == 10, "it stops when two judgements in a row brought nothing better"
     assert "the guess was kept" in refined.report() and refined.gain == 0
@@ -92,7 +97,7 @@ def test_the_best_by_the_judge_comes_out_not_the_last(tasks):
     def best(task):
         return half.softmax(-1) if task.answer is held_out else BEST.values
 
-    refined = refine(GUESS, Quadratic(best), tasks.fitted, tasks.held_out, Settings(steps=60, patience=60))
+    refined = refine(GUESS, Quadratic(best), tasks.fitted, tasks.held_out, settled(steps=60, patience=60))
     losses = {record.step: record.held_out for record in refined.history}
     assert 0 < refined.step < 60 and losses[refined.step] == min(losses.values())
 
@@ -104,14 +109,14 @@ def test_it_stops_when_told_to_with_the_best_so_far(tasks):
         steps.append(record.step)
         return record.step < 10
 
-    settings = Settings(steps=50, rate=0.05)
+    settings = settled(steps=50, rate=0.05)
     refined = refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settings, on_record=stop)
     assert steps == [0, 5, 10] and refined.step == 10
 
 
 def test_a_tie_keeps_it_near_the_guess(tasks):
     far, near = (
-        refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, Settings(steps=40, tie=tie)).coefficients
+        refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settled(steps=40, tie=tie)).coefficients
         for tie in (0.0, 5.0)
     )
     distance = [(c.values - GUESS.values).norm() for c in (far, near)]
@@ -119,7 +124,7 @@ def test_a_tie_keeps_it_near_the_guess(tasks):
 
 
 def test_a_share_of_the_guess_is_kept(tasks):
-    settings = Settings(steps=150, rate=0.1, patience=60, keep=0.25)
+    settings = settled(steps=150, rate=0.1, patience=60, keep=0.25)
     refined = refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settings)
     assert torch.allclose(refined.coefficients.values, 0.75 * BEST.values + 0.25 * GUESS.values, atol=0.1)
     assert refined.step, "and the judge still prefers it to the guess"
@@ -127,10 +132,10 @@ def test_a_share_of_the_guess_is_kept(tasks):
 
 def test_one_pair_keeps_half_of_the_guess_and_tells_of_its_changes():
     inverted = Pair(pair(3).before, 1 - pair(3).before)
-    refined = refine_pairs(GUESS, Quadratic(to_the_best), [inverted], Settings(steps=100, rate=0.05, patience=60))
+    refined = refine_pairs(GUESS, Quadratic(to_the_best), [inverted], settled(steps=100, rate=0.05, patience=60))
     assert torch.allclose(refined.coefficients.values, 0.5 * BEST.values + 0.5 * GUESS.values, atol=0.02)
     assert set(refined.allowed) == set(changes(inverted)) and "mirrored" in refined.report()
-    several = refine_pairs(GUESS, Quadratic(to_the_best), [inverted, pair(4)], Settings(steps=2))
+    several = refine_pairs(GUESS, Quadratic(to_the_best), [inverted, pair(4)], settled(steps=2))
     assert several.allowed is None
     with pytest.raises(ValueError, match="at least one example pair"):
         refine_pairs(GUESS, Quadratic(to_the_best), [])
@@ -180,7 +185,7 @@ def test_a_query_is_moved_through_the_bank(tasks):
     weight = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
     space = in_query(torch.ones(4), lambda z: (z @ weight.T).unflatten(-1, (2, 3)).softmax(-1))
     guess = MixingCoefficients(space.values(space.start), LAYERS)
-    settings = Settings(steps=60, patience=60)
+    settings = settled(steps=60, patience=60)
     refined = refine(guess, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settings, space)
     assert refined.gain > 0.5
 
