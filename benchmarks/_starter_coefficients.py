@@ -11,9 +11,9 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from lorweb_core import BasisBank, MixingCoefficients
-from lorweb_core.canvas import stack_quadrants
 from lorweb_core.gallery import centred_cosines
 from training.data import AnalogyDataset, collate
+from training.data.layouts import CANVAS
 from training.encoders.encoding import Encoding, live_encoding
 from training.evaluate import Evaluation
 from training.judge.intervals import mean, share
@@ -142,8 +142,7 @@ def example_item(a: np.ndarray, a_prime: np.ndarray, b: np.ndarray) -> dict[str,
     """Images [h, w, 3] in 0..1 as the encoding takes an analogy."""
     images = {"a": a, "a_prime": a_prime, "b": b}
     tensors = {name: torch.from_numpy(np.asarray(image, dtype=np.float32)) for name, image in images.items()}
-    quadrants = (tensors[name][None] for name in ("a", "a_prime", "b", "b"))
-    return tensors | {"reference": stack_quadrants(*quadrants)[0]}
+    return CANVAS.arrange(tensors["a"], tensors["a_prime"], tensors["b"], None)
 
 
 def rising(values: Sequence[float]) -> bool:

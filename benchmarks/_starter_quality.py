@@ -10,11 +10,11 @@ from tqdm import tqdm
 from lorweb_core import BasisBank
 from lorweb_core.checkpoint import BankFile
 from training.data import AnalogyDataset, collate
+from training.data.layouts import CANVAS
 from training.evaluate import COPY, Evaluation
 from training.judge.intervals import mean, ratio, share
 from training.pictures.edits import TRAINING_EDITS
 from training.pictures.recipe import edit_of
-from training.run.validation import answer_of
 
 from ._starter_setting import LPIPS_VGG, SETS, SHIPPED, SINGLE, Setting, family_of
 
@@ -136,13 +136,13 @@ def bounds(evaluation: Evaluation, item: dict, seed: int) -> dict[str, Tensor]:
     over to another picture; the base where it is told a trained edit by name.
     """
     coder, edit = evaluation.encoding.coder, edit_of(item["task"])
-    answers = {DECODED: answer_of(coder.decode(coder.encode(item["target"][None]))[0])}
+    answers = {DECODED: CANVAS.answer(coder.decode(coder.encode(item["target"][None]))[0])}
     bank = evaluation.contestants[0]
-    query = evaluation.encoding.query(collate([{**item, "a": item["b"], "a_prime": answer_of(item["target"])}]))
+    query = evaluation.encoding.query(collate([{**item, "a": item["b"], "a_prime": CANVAS.answer(item["target"])}]))
     bank.wear(bank.bank.mix(query[0]))
     answers[ASKED] = evaluation.sample(evaluation.tell(item, item["prompt"]), seed)
     if edit in TRAINING_EDITS:
-        transformer = evaluation.pipeline.transformer
+        transformer = bank.transformer
         transformer.disable_adapters()
         answers[TOLD] = evaluation.sample(evaluation.tell(item, edit), seed)
         transformer.enable_adapters()

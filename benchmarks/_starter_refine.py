@@ -16,12 +16,12 @@ from tqdm import tqdm
 from lorweb_core.refine import Refined, Settings, in_coefficients, in_logits, in_query, refine, refine_pairs
 from lorweb_core.tasks import Pair, Task
 from training.data import AnalogyDataset, load_quadrant
+from training.data.layouts import CANVAS
 from training.device import pick_device
 from training.evaluate import COPY
 from training.judge.intervals import mean, share
 from training.judge.metrics import fidelity
 from training.refine import TunedModel
-from training.run.validation import answer_of
 
 from ._starter_setting import SETS, SHIPPED, Setting, family_of
 
@@ -108,7 +108,7 @@ def read(path: Path) -> Table:
 def measure(model: TunedModel, dataset: AnalogyDataset, number: int, wanted: Sequence[str]) -> Iterator[Answer]:
     """Arms on one analogy of a set; the pairs of its task that stand in for its own are drawn with it."""
     item, analogy = dataset[number], dataset.sampler[number]
-    b, truth = item["b"], answer_of(item["target"])
+    b, truth = item["b"], CANVAS.answer(item["target"])
     pairs = [
         Pair(*(load_quadrant(image, dataset.geometry, dataset.fit) for image in (pair.before, pair.after)))
         for pair in sorted(dataset.sampler.examples(number, PAIRS), key=lambda pair: pair != analogy.example)

@@ -13,13 +13,13 @@ from lorweb_core import BasisBank
 from training import prepare
 from training.config import Config, load_config
 from training.data import AnalogyDataset, Manifest
+from training.data.layouts import CANVAS
 from training.device import pick_device
 from training.evaluate import Evaluation
 from training.judge.metrics import make_lpips
 from training.pictures.edits import COMPOSITIONS, EDITS
 from training.pictures.recipe import edit_of
 from training.run.setup import analogies
-from training.run.validation import answer_of
 
 CONFIG = Path("training/configs/starter.yaml")
 SHIPPED = "starter"
@@ -41,7 +41,7 @@ class TwiceSeen(Evaluation):
 
     def measure(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
         """Every metric of one answer."""
-        vgg = self.vgg(answer_of(item["target"]), predicted) if self.vgg else None
+        vgg = self.vgg(CANVAS.answer(item["target"]), predicted) if self.vgg else None
         return {**self.likeness(item, predicted), LPIPS_VGG: vgg}
 
 

@@ -23,11 +23,14 @@ from torch.utils.data import DataLoader
 from torch.utils.flop_counter import FlopCounterMode
 
 from lorweb_core.query import QUERY_MODES
+from training.bases import KONTEXT
 from training.config import Config, ObjectiveConfig, load_config
 from training.data import AnalogyDataset, AnalogySampler, EmbeddingCache, Manifest, collate, square_canvas, text_key
+from training.data.layouts import CANVAS
 from training.data.sources import relation252k
 from training.data.writer import write_manifest
-from training.encoders.encoding import CachedLatents, CachedPrompts, CachedQuery, Encoding, Repeated
+from training.encoders.encoding import CachedLatents, CachedQuery, Encoding, Repeated
+from training.encoders.text import CachedPrompts
 from training.run.batches import Batches, Share
 from training.run.objective import flow_loss
 
@@ -148,9 +151,11 @@ def cached_batches(config: Config) -> Batches:
     prompts = {text_key(prompt) for prompt in ("", *(item["prompt"] for item in items))}
     analogies, shape, tokens = {item["analogy_key"] for item in items}, (16, side, side), config.data.prompt_tokens
     encoding = Encoding(
+        KONTEXT,
+        CANVAS,
         query=CachedQuery(QUERY_MODES[config.bank.query_mode], fill(folder / "images", images, embedding=(768,))),
         prompts=CachedPrompts(fill(folder / "prompts", prompts, tokens=(tokens, 4096), pooled=(768,))),
-        latents=CachedLatents(fill(folder / "latents", analogies, reference=shape, target=shape), coder=None),
+        latents=CachedLatents(fill(folder / "latents", analogies, references=(1, *shape), target=shape), live=None),
         bank=config.bank.resolve(768, "", ""),
         coder=None,
         needs_pixels=False,

@@ -18,9 +18,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lorweb_core import BankConfig
+from training.bases import KONTEXT, Conditioning
 from training.config import ObjectiveConfig
-from training.run.objective import Conditioning, Noise, flow_loss
-from training.tuner import FLUX_TARGETS, LoRWeBConfig, LoRWeBModel
+from training.data.layouts import CANVAS
+from training.run.objective import Noise, flow_loss
+from training.tuner import LoRWeBConfig, LoRWeBModel
 
 from ._measure import alternate, median_ratio, milliseconds, print_table
 
@@ -55,7 +57,7 @@ def make_base(heads: int, double: int, single: int) -> FluxTransformer2DModel:
 
 def lorweb(base: FluxTransformer2DModel) -> nn.Module:
     """The tuner."""
-    return LoRWeBModel(base, LoRWeBConfig(bank=bank_config(base.inner_dim), target_modules=FLUX_TARGETS))
+    return LoRWeBModel(base, LoRWeBConfig(bank=bank_config(base.inner_dim), target_modules=KONTEXT.targets))
 
 
 def bank_config(width: int) -> BankConfig:
@@ -67,7 +69,7 @@ def bank_config(width: int) -> BankConfig:
 def lora(base: FluxTransformer2DModel) -> nn.Module:
     """PEFT's LoRA of the same rank."""
     rank = bank_config(base.inner_dim).num_loras * RANK
-    return Plain(get_peft_model(base, LoraConfig(r=rank, lora_alpha=rank, target_modules=FLUX_TARGETS)))
+    return Plain(get_peft_model(base, LoraConfig(r=rank, lora_alpha=rank, target_modules=KONTEXT.targets)))
 
 
 def make_batch(base: FluxTransformer2DModel, batch: int, side: int, text: int):
@@ -75,10 +77,12 @@ def make_batch(base: FluxTransformer2DModel, batch: int, side: int, text: int):
     device, dtype = base.device, base.dtype
     shape = (batch, 16, side, side)
     config = base.config
+    told = {"tokens": (text, config.joint_attention_dim), "pooled": (config.pooled_projection_dim,)}
     condition = Conditioning(
-        reference=torch.randn(shape, device=device, dtype=dtype),
-        prompt=torch.randn(batch, text, config.joint_attention_dim, device=device, dtype=dtype),
-        pooled=torch.randn(batch, config.pooled_projection_dim, device=device, dtype=dtype),
+        KONTEXT,
+        CANVAS,
+        references=(torch.randn(shape, device=device, dtype=dtype),),
+        text={name: torch.randn(batch, *size, device=device, dtype=dtype) for name, size in told.items()},
         query=torch.randn(batch, bank_config(base.inner_dim).query_dim, device=device),
         guidance=torch.ones(batch, device=device),
     )

@@ -20,8 +20,9 @@ from lorweb_core.query import QUERY_MODES
 from lorweb_core.wording import clipped
 
 from .data.analogies import CAPTIONS, OVER
+from .data.layouts import LAYOUTS, Layout
 from .limits import ALIASES, RANGES
-from .tuner import FLUX_TARGETS, INITS
+from .tuner import INITS
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +48,10 @@ class BaseConfig:
 
 @dataclass
 class BankSettings:
-    """Shape and mixing of the bank; its query width follows from the encoder and the mode."""
+    """Shape and mixing of the bank; its query width follows from the encoder and the mode.
+
+    ``targets`` is a regular expression of module paths; empty stands for the base's own layers.
+    """
 
     num_loras: int = 32
     rank: int = 4
@@ -59,10 +63,11 @@ class BankSettings:
     projection: str = "linear"
     query_mode: str = "cat-aa'b"
     encoder: str = "openai/clip-vit-large-patch14"
-    targets: str = FLUX_TARGETS
+    targets: str = ""
     init: str = "linear"
     start: str = ""
     save_dtype: str = "float32"
+    layout: str = "canvas"
 
     @property
     def bytes_each(self) -> int:
@@ -188,12 +193,18 @@ class Config:
     validation: ValidationConfig = field(default_factory=ValidationConfig)
     log: LogConfig = field(default_factory=LogConfig)
 
+    @property
+    def layout(self) -> Layout:
+        """How the base is shown an analogy."""
+        return LAYOUTS[self.bank.layout]
+
 
 _CHOICES = {
     "base.quantise": QUANTISATIONS,
     "base.dtype": ("float32", "bfloat16", "float16"),
     "bank.init": tuple(INITS),
     "bank.save_dtype": tuple(SAVE_DTYPES),
+    "bank.layout": tuple(LAYOUTS),
     "bank.mixing": MIXINGS,
     "bank.projection": PROJECTIONS,
     "bank.query_mode": tuple(QUERY_MODES),

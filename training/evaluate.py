@@ -1,7 +1,7 @@
 """Evaluate banks: ``python -m training.evaluate --run runs/mine``, or ``--bank B --base P --manifest M`` for any bank.
 
 The mixing coefficients of every analogy are composed into one ordinary LoRA, as the nodes do, and the canvas is
-sampled with diffusers' Kontext pipeline. Copying b, and any other bank, stand beside it.
+sampled with the base's own diffusers pipeline. Copying b, and any other bank, stand beside it.
 """
 
 import argparse
@@ -11,10 +11,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from diffusers import FluxTransformer2DModel
+from diffusers import ModelMixin
 from peft import LoraConfig
 from torch import Tensor
 from tqdm import tqdm
@@ -23,8 +22,8 @@ from lorweb_core import BankConfig, BasisBank, MixingCoefficients
 from lorweb_core.config import CLIP_VIT_L, SIGLIP2
 from lorweb_core.query import QUERY_MODES
 
+from .bases import Conditioning
 from .bases.loading import load_transformer
-from .bases.sampling import make_pipeline, sample_canvas
 from .config import Config, load_config
 from .data import AnalogyDataset, collate
 from .data.listed import ListedAnalogies, read_evalset
@@ -37,7 +36,6 @@ from .judge.report import Example, write_report
 from .lpips_weights import HINT
 from .noise import hide_loading_bars
 from .run.setup import CONFIG_NAME
-from .run.validation import answer_of
 
 logger = logging.getLogger(__name__)
 
@@ -62,18 +60,10 @@ class Result:
     number: int = 0
 
 
-class Told(NamedTuple):
-    """An analogy as the transformer sees it: latent of the reference canvas, prompt tokens, pooled prompt."""
-
-    reference: Tensor
-    tokens: Tensor
-    pooled: Tensor
-
-
 class Contestant:
     """A bank as an ordinary LoRA of rank N*r inside the pipeline's transformer."""
 
-    def __init__(self, name: str, bank: BasisBank, transformer: FluxTransformer2DModel):
+    def __init__(self, name: str, bank: BasisBank, transformer: ModelMixin):
         self.name, self.bank, self.transformer = name, bank, transformer
         # PEFT calls an adapter by this name, and PyTorch allows no dot in it and no name of a module's own attributes.
         self._adapter = "bank " + name.replace(".", "_")
@@ -125,7 +115,7 @@ class Evaluation:
             check_fits(name, bank, self.encoding.bank, checked)
         transformer = load_transformer(config.base, device)
         self.contestants = [Contestant(name, bank, transformer) for name, bank in banks.items()]
-        self.pipeline = make_pipeline(config.base.path, transformer, self.encoding.coder)
+        self.sampler = self.encoding.family.sampler(config.base.path, transformer, self.encoding.coder)
         self.vision = self.encoding.vision
         self.sees_images = sees_single_images(self.encoding.bank)
         self.lpips = make_lpips(lpips_weights, Path(config.run) / "lpips", device) if lpips_weights else None
@@ -142,7 +132,7 @@ class Evaluation:
 
     def judge(self, held_out: str, item: dict, answers: Mapping[str, Tensor]) -> Iterator[Result]:
         """Answers [h, w, 3] to one analogy with their metrics."""
-        copied = fidelity(answer_of(item["target"]), item["b"])["psnr"] if "target" in item else None
+        copied = fidelity(self.answer_in(item["target"]), item["b"])["psnr"] if "target" in item else None
         for name, image in answers.items():
             metrics = self.measure(item, image)
             nearer = None if copied is None or name == COPY else metrics["psnr"] > copied
@@ -157,16 +147,20 @@ class Evaluation:
         return answers
 
     @torch.no_grad()
-    def tell(self, item: dict, prompt: str) -> Told:
+    def tell(self, item: dict, prompt: str) -> Conditioning:
         """What the transformer is told about an analogy, with a prompt that may be another than its own."""
-        dtype = self.encoding.coder.vae.dtype
-        tokens, pooled = (x.to(self.device, dtype) for x in self.encoding.prompts([prompt]))
-        return Told(self.encoding.coder.encode(item["reference"][None]), tokens, pooled)
+        columns = collate([item])
+        references = [self.encoding.coder.encode(images) for images in self.encoding.layout.references(columns)]
+        return self.encoding.tell(columns, references, [prompt], sampled=True)
 
-    def sample(self, told: Told, seed: int) -> Tensor:
+    def sample(self, told: Conditioning, seed: int) -> Tensor:
         """b' [h, w, 3] by the transformer with the bank that it wears."""
         validation = self.config.validation
-        return answer_of(sample_canvas(self.pipeline, *told, validation.steps, validation.guidance, seed))
+        return self.answer_in(self.sampler(told, validation.steps, validation.guidance, seed))
+
+    def answer_in(self, image: Tensor) -> Tensor:
+        """b' of an image that the base makes."""
+        return self.encoding.layout.answer(image)
 
     def measure(self, item: dict, predicted: Tensor) -> dict[str, float | None]:
         """Every metric of one answer."""
@@ -178,7 +172,7 @@ class Evaluation:
         """How like the true b' an answer is, by every metric that compares the two; None where it is unknown."""
         if "target" not in item:
             return dict.fromkeys(("psnr", "ssim", "lpips"))
-        target = answer_of(item["target"])
+        target = self.answer_in(item["target"])
         return {**fidelity(target, predicted), "lpips": self.lpips(target, predicted) if self.lpips else None}
 
 
@@ -359,7 +353,7 @@ def _examples(dataset: AnalogyDataset | ListedAnalogies, answers: list[Result]) 
         item = dataset[number]
         images = {"a": item["a"], "a'": item["a_prime"], "b": item["b"]}
         if "target" in item:
-            images["b' target"] = answer_of(item["target"])
+            images["b' target"] = dataset.layout.answer(item["target"])
         images |= {result.contestant: result.image for result in results if result.contestant != COPY}
         notes = {result.contestant: _note(result) for result in results}
         examples.append(Example(results[0].task, images, {**notes, "b": notes[COPY]}))

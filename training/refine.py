@@ -11,22 +11,22 @@ import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from lorweb_core import BasisBank, CanvasGeometry, MixingCoefficients
 from lorweb_core.atomic import replacing
-from lorweb_core.canvas import stack_quadrants
 from lorweb_core.card import EditCard
 from lorweb_core.cardpicture import card_picture, save_card
 from lorweb_core.refine import Refined, Settings, refine_pairs
 from lorweb_core.tasks import Pair, Task
 
+from .bases import Conditioning, Told, family_of, joined, moved
 from .bases.loading import load_transformer
-from .bases.sampling import make_pipeline, sample_canvas
 from .config import Config, load_config
-from .data import collate, load_quadrant, square_canvas
+from .data import collate, geometry_of, load_quadrant
 from .data.errors import DataError
 from .data.images import ImageRef, inspect_file
 from .data.manifest import parts_of
@@ -34,14 +34,12 @@ from .data.sources import BadItem, reader_of
 from .data.validate import check_all
 from .device import pick_device
 from .encoders.encoding import Encoding, live_encoding
-from .run.objective import Conditioning, draw_noise, flow_loss
+from .run.objective import draw_noise, flow_loss
 from .run.start import put_loras
-from .run.validation import answer_of
 from .tuner import LoRWeBConfig, LoRWeBModel
 
 logger = logging.getLogger(__name__)
 
-CONFIG = "training/configs/paper.yaml"
 _REMEMBERED = 256  # latents of tasks
 
 
@@ -54,18 +52,16 @@ class TunedModel:
     """
 
     def __init__(self, config: Config, bank: BasisBank, device: torch.device, prompt: str = ""):
-        self.config, self.bank, self.device = config, bank, device
+        self.config, self.bank, self.device, self.prompt = config, bank, device, prompt
         self.encoding: Encoding = live_encoding(config, device, [prompt])
         self.tuner = LoRWeBModel(
             load_transformer(config.base, device), LoRWeBConfig(bank=bank.config, target_modules=list(bank.layers))
         )
         put_loras(self.tuner, bank)
         self.tuner.requires_grad_(False)
-        self.pipeline = make_pipeline(config.base.path, self.tuner, self.encoding.coder)
-        dtype = self.encoding.coder.vae.dtype
-        self._told = [x.to(device, dtype) for x in self.encoding.prompts([prompt])]
+        self.sample = self.encoding.family.sampler(config.base.path, self.tuner, self.encoding.coder)
         self._order = [list(bank.layers).index(name) for name in self.tuner.tuner_layers]
-        self._latents = lru_cache(_REMEMBERED)(self._encode)  # tensors are the same key while they are one object
+        self._seen = lru_cache(_REMEMBERED)(self._see)  # tensors are the same key while they are one object
 
     @torch.no_grad()
     def query(self, example: Pair, picture: Tensor) -> Tensor:
@@ -78,41 +74,52 @@ class TunedModel:
         return self.bank.mix(self.query(example, picture)[0])
 
     def losses(self, values: Tensor, tasks: Sequence[Task], seed: int) -> Tensor:
-        """Flow losses of the b' quadrant: see ``lorweb_core.tasks.Model``."""
-        latents = [self._latents(*task.example, *task.answer) for task in tasks]
-        reference, target = (torch.cat(parts) for parts in zip(*latents))
+        """Flow losses of b': see ``lorweb_core.tasks.Model``."""
+        seen = [self._seen(*task.example, *task.answer) for task in tasks]
+        target = torch.cat([one.target for one in seen])
         generators = [torch.Generator().manual_seed(_seed(seed, place)) for place in range(len(tasks))]
         objective = self.config.objective
-        draw = draw_noise(tuple(reference.shape[1:]), generators, objective)
-        draw.noise, draw.t = draw.noise.to(reference), draw.t.to(self.device)
+        draw = draw_noise(tuple(target.shape[1:]), generators, objective)
+        draw.noise, draw.t = draw.noise.to(target), draw.t.to(self.device)
         self._set(values)
-        tokens, pooled = (x.expand(len(tasks), *x.shape[1:]) for x in self._told)
-        guided = self.tuner.model.config.guidance_embeds
-        guidance = torch.full((len(tasks),), objective.guidance, device=self.device) if guided else None
-        condition = Conditioning(reference, tokens, pooled, None, guidance)
-        return flow_loss(self.tuner, target, draw, condition, objective).loss
+        return flow_loss(self.tuner, target, draw, self._condition(seen), objective).loss
+
+    def _condition(self, seen: "Sequence[_Seen]") -> Conditioning:
+        encoding, guided = self.encoding, self.tuner.model.config.guidance_embeds
+        guidance = torch.full((len(seen),), self.config.objective.guidance, device=self.device) if guided else None
+        references = tuple(torch.cat(batch) for batch in zip(*(one.references for one in seen)))
+        text = moved(joined([one.text for one in seen]), self.device, references[0].dtype)
+        return Conditioning(encoding.family, encoding.layout, references, text, guidance=guidance)
 
     @torch.no_grad()
     def answer(self, values: Tensor, example: Pair, picture: Tensor, seed: int = 0) -> Tensor:
         """b' [h, w, 3] by the sampler of the validation."""
         self._set(values)
-        reference = self.encoding.coder.encode(_canvas(example, picture, picture)[None])
-        validation = self.config.validation
-        canvas = sample_canvas(self.pipeline, reference, *self._told, validation.steps, validation.guidance, seed)
-        return answer_of(canvas).clamp(0, 1)
+        encoding, validation = self.encoding, self.config.validation
+        columns = collate([encoding.layout.arrange(*example, picture, None)])
+        references = [encoding.coder.encode(images) for images in encoding.layout.references(columns)]
+        condition = encoding.tell(columns, references, [self.prompt], sampled=True)
+        made = self.sample(condition, validation.steps, validation.guidance, seed)
+        return encoding.layout.answer(made).clamp(0, 1)
 
     def _set(self, values: Tensor) -> None:
         self.tuner.set_coefficients(values.to(self.device)[self._order][None])
 
     @torch.no_grad()
-    def _encode(self, a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor) -> tuple[Tensor, Tensor]:
-        example = Pair(a, a_prime)
-        return tuple(self.encoding.coder.encode(_canvas(example, b, last)[None]) for last in (b, b_prime))
+    def _see(self, a: Tensor, a_prime: Tensor, b: Tensor, b_prime: Tensor) -> "_Seen":
+        encoding = self.encoding
+        columns = collate([encoding.layout.arrange(a, a_prime, b, b_prime)])
+        references = tuple(encoding.coder.encode(images) for images in encoding.layout.references(columns))
+        (text,) = encoding.prompts([self.prompt], columns)
+        return _Seen(references, encoding.coder.encode(columns["target"]), text)
 
 
-def _canvas(example: Pair, b: Tensor, last: Tensor) -> Tensor:
-    """The canvas [H, W, 3] of an analogy, with b or b' in its last quadrant."""
-    return stack_quadrants(*(x[None] for x in (*example, b, last)))[0]
+class _Seen(NamedTuple):
+    """A task as the model meets it: latents of its references and of its target, and the text of its prompt."""
+
+    references: tuple[Tensor, ...]
+    target: Tensor
+    text: Told
 
 
 def _seed(seed: int, place: int) -> int:
@@ -157,13 +164,14 @@ def read_pairs(folder: Path, geometry: CanvasGeometry, fit: str) -> list[Pair]:
 def settings_of(bank: BasisBank, base: str, encoder: str | None, path: str | Path, overrides: Sequence[str]) -> Config:
     """The configuration that a bank is refined with: a file of training's, and what the bank itself says.
 
-    Only the answer's quadrant counts: the rest of a canvas is there already.
+    Only b' counts: the rest of a canvas is there already.
 
     Raises:
         ValueError: as ``load_config``.
     """
     own = [f"base.path={base}", f"bank.encoder={encoder or bank.config.encoder}"]
-    own += [f'bank.query_mode="{bank.config.query_mode}"', f"data.canvas={bank.canvas}", "objective.canvas_weight=0"]
+    own += [f'bank.query_mode="{bank.config.query_mode}"', f"bank.layout={bank.config.layout}"]
+    own += [f"data.canvas={bank.canvas}", "objective.canvas_weight=0"]
     return load_config(Path(path), [*own, "run=.", "data.manifest=.", *overrides])
 
 
@@ -189,7 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--encoder", help="folder or hub id of the image encoder; default: the one the bank names")
     parser.add_argument("--picture", type=Path, action="append", default=[], help="a picture to edit; may be repeated")
     parser.add_argument("--prompt", default="", help="what the model is told beside the pictures")
-    parser.add_argument("--config", default=CONFIG, help="a training configuration: base, objective, validation")
+    parser.add_argument("--config", help="a training configuration: base, objective, validation; default: the base's")
     for name, of in (("steps", "at most"), ("draws", "tasks a step"), ("tie", "weight of the distance from the guess")):
         default = getattr(Settings(), name)
         parser.add_argument(f"--{name}", type=type(default), default=default, help=f"{of}; default: {default}")
@@ -201,8 +209,9 @@ def _parser() -> argparse.ArgumentParser:
 def _run(options: argparse.Namespace) -> None:
     settings = Settings(steps=options.steps, draws=options.draws, tie=options.tie, seed=options.seed)
     bank = BasisBank.load(options.bank)
-    config = settings_of(bank, options.base, options.encoder, options.config, options.overrides)
-    geometry = square_canvas(config.data.canvas)
+    recipe = options.config or family_of(options.base).recipe
+    config = settings_of(bank, options.base, options.encoder, recipe, options.overrides)
+    geometry = geometry_of(config.layout, config.data.canvas)
     pairs = read_pairs(options.pairs, geometry, config.data.fit)
     files = [ImageRef(path, inspect_file(path).hash) for path in options.picture]
     pictures = [load_quadrant(file, geometry, config.data.fit) for file in files]
@@ -216,7 +225,7 @@ def _run(options: argparse.Namespace) -> None:
 def card_of(bank: BasisBank, coefficients: MixingCoefficients, name: str, prompt: str) -> EditCard:
     """An edit of a bank as a card."""
     of = bank.config
-    return EditCard(coefficients, name, of.query_mode, of.encoder, of.base_model, prompt=prompt)
+    return EditCard(coefficients, name, of.query_mode, of.encoder, of.base_model, layout=of.layout, prompt=prompt)
 
 
 def write_edit(path: Path, card: EditCard, example: Pair) -> None:

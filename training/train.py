@@ -10,6 +10,7 @@ from accelerate import Accelerator
 
 from lorweb_core.query import QUERY_MODES
 
+from .bases import family_of
 from .bases.loading import load_transformer
 from .config import Config, flat, load_config
 from .data import Manifest
@@ -100,9 +101,9 @@ def _train(config: Config, accelerator: Accelerator, checkpoints: Checkpoints, t
     if accelerator.is_main_process:
         save_settings(config)
     with accelerator.main_process_first():
-        encoding = make_encoding(config, accelerator.device, manifest, dataset)
+        encoding = make_encoding(config, accelerator.device, manifest, dataset, list(held_out.values()))
     transformer = load_transformer(config.base, accelerator.device)
-    perception = lpips and Perception(lpips.to(accelerator.device), encoding.coder.pixels)
+    perception = lpips and Perception(lpips.to(accelerator.device), encoding.coder.pixels, config.layout)
     header = make_header(config, splits.train.digest)
     trainer = Trainer(config, accelerator, transformer, encoding.bank, header, perception, checkpoints)
     batches = Batches(
@@ -127,8 +128,10 @@ def check_bank(config: Config, resumed: int, manifest: Manifest) -> None:
     """Say what the bank that is to be trained takes, and check the one that it begins with, before anything is cached.
 
     Raises:
-        ValueError: when ``bank.targets`` names no layers of the base, or ``bank.start`` is of another shape or base.
+        ValueError: when ``bank.targets`` names no layers of the base, ``bank.layout`` is nothing for it, or
+            ``bank.start`` is of another shape or base.
     """
+    family_of(config.base.path).check_layout(config.layout)
     width = embedding_width(config.bank.encoder, QUERY_MODES[config.bank.query_mode])
     bank = bank_config(config, width)
     layers, token_width = target_layers(config)

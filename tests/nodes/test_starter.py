@@ -21,7 +21,7 @@ from harness.comfyui import ROOT
 from harness.demo import EXAMPLES, answer, contact_sheet
 from lorweb_core import BasisBank
 from lorweb_core.packing import PACKED, pack
-from training.bases.coding import LatentCoder
+from training.bases import KONTEXT
 from training.encoders import VisionEncoder
 
 STARTER = ROOT / "starter"
@@ -35,7 +35,7 @@ def images():
 
 
 def test_the_autoencoder_is_diffusers_own(images):
-    coder, vae = LatentCoder(str(STARTER / "base"), "cpu", torch.float32), starter._vae()
+    coder, vae = KONTEXT.load_coder(str(STARTER / "base"), "cpu", torch.float32), starter._vae()
     expected = coder.encode(images)
     latent = starter.FLUX.process_in(vae.encode(images))
     torch.testing.assert_close(latent.float().cpu(), expected, atol=2e-3, rtol=2e-3)

@@ -86,12 +86,12 @@ def launch(overrides):
     """
     started = []
 
-    def start(folder, *settings, launcher=None, program=("-m", "training.train")):
+    def start(folder, *settings, launcher=None, program=("-m", "training.train"), config=TINY):
         head = [sys.executable]
         if launcher:
             head += ["-m", "accelerate.commands.accelerate_cli", "launch", "--config_file", launcher]
             head += ["--main_process_port", "0"]  # any that is free
-        command = [*head, *program, "--config", TINY, *overrides, f"run={folder}", *settings]
+        command = [*head, *program, "--config", config, *overrides, f"run={folder}", *settings]
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
         output = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         started.append(subprocess.Popen(command, cwd=ROOT, env=environment, **output))

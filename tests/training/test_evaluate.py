@@ -92,33 +92,33 @@ def test_metrics_equal_their_definitions():
 
 
 def test_a_composed_bank_answers_like_the_tuner(parts, tmp_path):
+    from training.bases import KONTEXT, Conditioning
     from training.bases.loading import load_transformer
-    from training.run.objective import Conditioning, predict_velocity
+    from training.data.layouts import CANVAS
 
     config = load_config("training/configs/tiny.yaml", [*parts, f"run={tmp_path}"])
     tuner = LoRWeBModel(
         load_transformer(config.base, torch.device("cpu")),
-        LoRWeBConfig(bank=config.bank.resolve(768, "base", "encoder"), target_modules=config.bank.targets),
+        LoRWeBConfig(bank=config.bank.resolve(768, "base", "encoder"), target_modules=KONTEXT.targets),
     )
     for layer in tuner.tuner_layers.values():
         torch.nn.init.normal_(layer.lora_B["default"].weight, std=1.0)
     from lorweb_core.checkpoint import write_bank
 
     write_bank(tmp_path / "bank.safetensors", tuner.bank_tensors(tuner.adapter_state_dict()), tuner.bank_config)
-    told = Conditioning(
-        torch.randn(1, 16, 4, 4), torch.randn(1, 4, 768), torch.randn(1, 768), torch.randn(1, 2304), torch.ones(1)
-    )
+    text = {"tokens": torch.randn(1, 4, 768), "pooled": torch.randn(1, 768)}
+    told = Conditioning(KONTEXT, CANVAS, (torch.randn(1, 16, 4, 4),), text, torch.randn(1, 2304), torch.ones(1))
     x_t, t = torch.randn(1, 16, 4, 4), torch.tensor([0.4])
     with torch.no_grad():
-        expected = predict_velocity(tuner, x_t, t, told)
+        expected = KONTEXT.velocity(tuner, x_t, t, told)
         plain = load_transformer(config.base, torch.device("cpu"))
         contestant = Contestant("bank", BasisBank.load(tmp_path / "bank.safetensors"), plain)
         contestant.wear(contestant.bank.mix(told.query[0]))
         forward = plain.forward
         plain.forward = lambda query, **kwargs: forward(**kwargs)
-        found = predict_velocity(plain, x_t, t, told)
+        found = KONTEXT.velocity(plain, x_t, t, told)
         tuner.disable_adapter_layers()
-        untouched = predict_velocity(tuner, x_t, t, told)
+        untouched = KONTEXT.velocity(tuner, x_t, t, told)
     torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
     assert (untouched - expected).abs().max() > 0.1
 

@@ -4,7 +4,7 @@ import logging
 from pathlib import Path
 
 import torch
-from diffusers import BitsAndBytesConfig, FluxTransformer2DModel, TorchAoConfig
+from diffusers import BitsAndBytesConfig, ModelMixin, TorchAoConfig
 from diffusers.quantizers.auto import DiffusersAutoQuantizer
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -14,6 +14,7 @@ from lorweb_core.packing import PACKED, unpack
 from ..config import BaseConfig
 from ..hub import locate
 from ..packages import require
+from . import family_of
 
 logger = logging.getLogger(__name__)
 
@@ -38,19 +39,20 @@ def check_quantisation(config: BaseConfig) -> None:
         ) from error
 
 
-def load_transformer(config: BaseConfig, device: torch.device) -> FluxTransformer2DModel:
-    """The FLUX transformer of a diffusers folder or hub id, frozen, on the device, quantised if asked for.
+def load_transformer(config: BaseConfig, device: torch.device) -> ModelMixin:
+    """The transformer of a diffusers folder or hub id, frozen, on the device, quantised if asked for.
 
     Raises:
-        ValueError: when it cannot be quantised here, or the folder holds no FLUX transformer.
+        ValueError: when it cannot be quantised here, or the folder holds no transformer of a known family.
     """
     check_quantisation(config)
+    transformer = family_of(config.path).transformer
     by_bitsandbytes = _PACKAGES.get(config.quantise) == "bitsandbytes"  # which quantises layer by layer on the device
     packed = Path(config.path).expanduser() / "transformer" / PACKED
     if packed.is_file():
-        return _frozen(unpack_transformer(packed, getattr(torch, config.dtype)), config).to(device)
+        return _frozen(unpack_transformer(transformer, packed, getattr(torch, config.dtype)), config).to(device)
     try:
-        model = FluxTransformer2DModel.from_pretrained(
+        model = transformer.from_pretrained(
             **locate(config.path, "base.path"),
             subfolder="transformer",
             dtype=getattr(torch, config.dtype),
@@ -58,14 +60,12 @@ def load_transformer(config: BaseConfig, device: torch.device) -> FluxTransforme
             device_map={"": device} if by_bitsandbytes else None,
         )
     except OSError as error:
-        raise ValueError(
-            f"base.path: {config.path} holds no transformer of a diffusers FLUX pipeline ({error})"
-        ) from error
+        raise ValueError(f"base.path: the transformer of {config.path} cannot be read ({error})") from error
     model = _frozen(model, config)
     return model if by_bitsandbytes else model.to(device)
 
 
-def unpack_transformer(packed: Path, dtype: torch.dtype) -> FluxTransformer2DModel:
+def unpack_transformer(transformer: type[ModelMixin], packed: Path, dtype: torch.dtype) -> ModelMixin:
     """A transformer whose weights are stored as ``lorweb_core.packing`` stores them, beside its configuration.
 
     Raises:
@@ -75,12 +75,12 @@ def unpack_transformer(packed: Path, dtype: torch.dtype) -> FluxTransformer2DMod
         weights = unpack(load_file(packed), dtype)
     except (SafetensorError, ValueError) as error:
         raise ValueError(f"{packed}: {error}") from error
-    model = FluxTransformer2DModel.from_config(FluxTransformer2DModel.load_config(packed.parent)).to(dtype)
+    model = transformer.from_config(transformer.load_config(packed.parent)).to(dtype)
     model.load_state_dict(weights)
     return model
 
 
-def _frozen(model: FluxTransformer2DModel, config: BaseConfig) -> FluxTransformer2DModel:
+def _frozen(model: ModelMixin, config: BaseConfig) -> ModelMixin:
     model.requires_grad_(False)
     if config.gradient_checkpointing:
         model.enable_gradient_checkpointing()

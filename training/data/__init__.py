@@ -1,10 +1,20 @@
 """The data side of training: manifests of pairs, analogies sampled from them, caches of what encoders make of them."""
 
 from ..hashing import text_key
-from .analogies import Analogy, AnalogyDataset, AnalogySampler, collate, load_quadrant, load_quadrants, square_canvas
+from .analogies import (
+    Analogy,
+    AnalogyDataset,
+    AnalogySampler,
+    collate,
+    geometry_of,
+    load_quadrant,
+    load_quadrants,
+    square_canvas,
+)
 from .cache import EmbeddingCache
 from .errors import DataError, ImageError
 from .images import ImageRef, load_image
+from .layouts import LAYOUTS, Layout
 from .manifest import Manifest, Pair
 from .splits import Splits, split
 
@@ -16,10 +26,13 @@ __all__ = [
     "EmbeddingCache",
     "ImageError",
     "ImageRef",
+    "LAYOUTS",
+    "Layout",
     "Manifest",
     "Pair",
     "Splits",
     "collate",
+    "geometry_of",
     "load_image",
     "load_quadrant",
     "load_quadrants",

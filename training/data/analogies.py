@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lorweb_core.canvas import MULTIPLE, CanvasGeometry, stack_quadrants
+from lorweb_core.canvas import MULTIPLE, CanvasGeometry
 
 from ..hashing import as_fraction, content_hash, permuted, random_words
 from .errors import DataError
 from .images import ImageRef, load_image, load_images
+from .layouts import CANVAS, Layout
 from .manifest import Manifest, Pair
 
 logger = logging.getLogger(__name__)
@@ -162,6 +163,18 @@ def square_canvas(pixels: int) -> CanvasGeometry:
     return CanvasGeometry.plan(pixels // 2, pixels // 2, long_side=pixels)
 
 
+def geometry_of(layout: Layout, pixels: int) -> CanvasGeometry:
+    """The geometry of square training images.
+
+    Args:
+        pixels: side of the image that is sampled: of the canvas, or of b' alone.
+
+    Raises:
+        DataError: when b' is not a whole number of tokens.
+    """
+    return square_canvas(2 * pixels // layout.quadrants)
+
+
 def load_quadrant(image: ImageRef, geometry: CanvasGeometry, fit: str = "crop") -> Tensor:
     """An image as it appears in a quadrant: [quadrant_height, quadrant_width, 3] in 0..1."""
     return geometry.quadrant(load_image(image)[None], fit)[0]
@@ -179,9 +192,9 @@ class AnalogyDataset(Dataset):
     An item holds ``index``, ``task``, ``prompt``, ``analogy_key``, ``image_keys`` (of a, a', b), with ``examples`` also
     ``example_keys`` (of a and a' of each) and, with ``pixels``, float tensors in 0..1:
 
-    - ``reference`` [H, W, 3]: the canvas a | a' over b | b;
-    - ``target`` [H, W, 3]: the canvas a | a' over b | b';
-    - ``a``, ``a_prime``, ``b`` [H/2, W/2, 3]: the quadrants, for the image encoder.
+    - ``target`` [H, W, 3]: the image that the base is to make;
+    - ``a``, ``a_prime``, ``b`` [h, w, 3]: for the image encoder;
+    - with the layout of the canvas ``reference`` [H, W, 3]: the canvas a | a' over b | b.
 
     Args:
         geometry: one for all items, so that they batch.
@@ -190,6 +203,7 @@ class AnalogyDataset(Dataset):
         pixels: False leaves the images on disk, for training from caches alone.
         examples: how many pairs of the task may stand for the example, where it is more than the example alone.
         caption: whose words are the prompt, the "answer" pair's or the "example" pair's.
+        layout: what the base is shown, and makes.
     """
 
     def __init__(
@@ -200,9 +214,10 @@ class AnalogyDataset(Dataset):
         pixels: bool = True,
         examples: int = 1,
         caption: str = "answer",
+        layout: Layout = CANVAS,
     ):
         self.sampler, self.geometry, self.fit, self.pixels, self.examples = sampler, geometry, fit, pixels, examples
-        self.caption = caption
+        self.caption, self.layout = caption, layout
 
     def prompt(self, index: int) -> str:
         """The prompt of the item at a position."""
@@ -234,15 +249,12 @@ class AnalogyDataset(Dataset):
             pairs = self.sampler.examples(index, self.examples)
             item["example_keys"] = [(pair.before.key, pair.after.key) for pair in pairs]
         if self.pixels:
-            item |= self._canvases(example, answer)
+            item |= self._images(example, answer)
         return item
 
-    def _canvases(self, example: Pair, answer: Pair) -> dict[str, Tensor]:
+    def _images(self, example: Pair, answer: Pair) -> dict[str, Tensor]:
         images = load_images((example.before, example.after, answer.before, answer.after))
-        a, a_prime, b, b_prime = (self.geometry.quadrant(image[None], self.fit) for image in images)
-        reference, target = stack_quadrants(a, a_prime, b, b), stack_quadrants(a, a_prime, b, b_prime)
-        tensors = {"reference": reference, "target": target, "a": a, "a_prime": a_prime, "b": b}
-        return {name: tensor[0] for name, tensor in tensors.items()}
+        return self.layout.arrange(*(self.geometry.quadrant(image[None], self.fit)[0] for image in images))
 
 
 def collate(items: Sequence[dict[str, Any]]) -> dict[str, Any]:

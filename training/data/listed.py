@@ -11,10 +11,11 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from lorweb_core.canvas import CanvasGeometry, stack_quadrants
+from lorweb_core.canvas import CanvasGeometry
 
 from .errors import DataError
 from .images import read_image
+from .layouts import CANVAS, Layout
 from .sources.found import image_names, walk
 
 logger = logging.getLogger(__name__)
@@ -39,10 +40,13 @@ class ListedAnalogies(Dataset):
 
     Args:
         geometry: one for all items. fit: how images of another shape come into a quadrant.
+        layout: what the base is shown, and makes.
     """
 
-    def __init__(self, analogies: Sequence[Listed], geometry: CanvasGeometry, fit: str = "crop"):
-        self.analogies, self.geometry, self.fit = analogies, geometry, fit
+    def __init__(
+        self, analogies: Sequence[Listed], geometry: CanvasGeometry, fit: str = "crop", layout: Layout = CANVAS
+    ):
+        self.analogies, self.geometry, self.fit, self.layout = analogies, geometry, fit, layout
 
     def __len__(self) -> int:
         return len(self.analogies)
@@ -63,15 +67,13 @@ class ListedAnalogies(Dataset):
             ImageError: naming the file that is missing or broken.
         """
         listed = self.analogies[index]
-        a, a_prime, b = (self._quadrant(path) for path in (listed.a, listed.a_prime, listed.b))
+        paths = (listed.a, listed.a_prime, listed.b, listed.b_prime)
+        images = (None if path is None else self._quadrant(path) for path in paths)
         item = {"index": index, "task": listed.task, "prompt": listed.prompt}
-        item |= {"a": a[0], "a_prime": a_prime[0], "b": b[0], "reference": stack_quadrants(a, a_prime, b, b)[0]}
-        if listed.b_prime is not None:
-            item["target"] = stack_quadrants(a, a_prime, b, self._quadrant(listed.b_prime))[0]
-        return item
+        return item | self.layout.arrange(*images)
 
     def _quadrant(self, path: Path) -> Tensor:
-        return self.geometry.quadrant(read_image(path)[None], self.fit)
+        return self.geometry.quadrant(read_image(path)[None], self.fit)[0]
 
 
 def read_examples(folder: Path) -> list[Listed]:

@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +13,16 @@ from torch.utils.data import Dataset
 from lorweb_core import BankConfig
 from lorweb_core.query import QUERY_MODES, TRIPLET, ImageEncoder, QueryMode, embed_images
 
-from ..bases.coding import LatentCoder, prompt_encoder
+from ..bases import Coder, Conditioning, Family, Told, family_of, joined, moved
 from ..config import Config
-from ..data import AnalogyDataset, EmbeddingCache, Manifest, text_key
-from .caches import build_latent_cache, build_prompt_cache, build_query_cache, pair_key
+from ..data import AnalogyDataset, EmbeddingCache, Layout, Manifest
+from .caches import build_latent_cache, build_query_cache, pair_key
+from .text import Columns, LivePrompts, Prompts, Sight, cached_prompts, cached_sights
 from .vision import VisionEncoder
 
 logger = logging.getLogger(__name__)
 
-_REMEMBERED_PROMPTS = 256
-
-Columns = dict[str, Any]  # what ``collate`` makes of dataset items
+Latents = tuple[tuple[Tensor, ...], Tensor]  # of the reference images, and of the target
 
 
 @dataclass
@@ -32,22 +30,48 @@ class Encoding:
     """How columns become tensors; each part reads a cache or runs an encoder.
 
     Attributes:
+        family, layout: of the base, and how it is shown an analogy.
         query: columns -> analogy queries [B, q].
-        prompts: prompts -> (token embeddings [B, T, D], pooled [B, P]).
-        latents: columns with pixels -> (reference, target), normalised latents [B, 16, h, w] each.
+        prompts: (prompts, columns) -> what the text encoders say of each.
+        latents: columns with pixels -> (references, target), normalised latents [B, C, h, w] each.
         bank: configuration of the bank that fits the image encoder.
         coder: the autoencoder, which also decodes what validation samples.
         vision: the image encoder where it stays loaded.
         needs_pixels: whether training items must carry their images.
     """
 
+    family: Family
+    layout: Layout
     query: Callable[[Columns], Tensor]
-    prompts: Callable[[Sequence[str]], tuple[Tensor, Tensor]]
-    latents: Callable[[Columns], tuple[Tensor, Tensor]]
+    prompts: Prompts
+    latents: Callable[[Columns], Latents]
     bank: BankConfig
-    coder: LatentCoder
+    coder: Coder
     vision: VisionEncoder | None = None
     needs_pixels: bool = True
+
+    def tell(
+        self, columns: Columns, references: Sequence[Tensor], prompts: Sequence[str], sampled: bool = False
+    ) -> Conditioning:
+        """What the base is told about the analogies of the columns, but for their query and guidance.
+
+        Args:
+            references: latents [B, C, h, w] of the reference images.
+            sampled: whether images are made with it, which may need a negative prompt.
+        """
+        device, dtype = self.coder.vae.device, self.coder.vae.dtype
+        negative = self.family.negative if sampled else None
+
+        def said(words: Sequence[str]) -> Told:
+            return moved(joined(self.prompts(words, columns)), device, dtype)
+
+        return Conditioning(
+            self.family,
+            self.layout,
+            tuple(latents.to(device, dtype) for latents in references),
+            said(prompts),
+            negative=None if negative is None else said([negative] * len(prompts)),
+        )
 
 
 def live_encoding(config: Config, device: torch.device, prompts: Sequence[str] | None = None) -> Encoding:
@@ -57,31 +81,42 @@ def live_encoding(config: Config, device: torch.device, prompts: Sequence[str] |
         prompts: all that will be asked for, where that is known: the large text encoders are then freed at once.
     """
     dtype, spec = getattr(torch, config.base.dtype), QUERY_MODES[config.bank.query_mode]
-    coder = LatentCoder(config.base.path, device, dtype)
+    family, layout = family_of(config.base.path), config.layout
+    coder = family.load_coder(config.base.path, device, dtype)
     vision = VisionEncoder(config.bank.encoder, device)
     width = embed_images(torch.zeros(1, 64, 64, 3), spec, vision).shape[1]
-    table = PromptTable(prompt_encoder(config.base.path, device, dtype, config.data.prompt_tokens))
-    if prompts is not None:
-        table.complete(prompts)
     return Encoding(
+        family,
+        layout,
         query=lambda columns: paired_query(spec, columns, vision),
-        prompts=table,
-        latents=coder.encode_pair,
+        prompts=LivePrompts(config, device, prompts),
+        latents=LiveLatents(coder, layout),
         bank=bank_config(config, width),
         coder=coder,
         vision=vision,
     )
 
 
-def cached_encoding(config: Config, device: torch.device, manifest: Manifest, training: AnalogyDataset) -> Encoding:
+def cached_encoding(
+    config: Config,
+    device: torch.device,
+    manifest: Manifest,
+    training: AnalogyDataset,
+    shown: Sequence[AnalogyDataset] = (),
+) -> Encoding:
     """Encoders run once over everything they will be asked for, and are freed.
 
     Args:
         manifest: all pairs, held-out ones included.
         training: the analogies that are trained on; ``data.cache_latents`` of them get their latents cached.
+        shown: sets of analogies of which ``validation.analogies`` are sampled.
     """
     dtype, spec = getattr(torch, config.base.dtype), QUERY_MODES[config.bank.query_mode]
-    prompts, vision = build_prompt_cache(config, manifest, device, dtype), None
+    family, layout, vision = family_of(config.base.path), config.layout, None
+    if family.sees_images:
+        prompts = cached_sights(config, _sights(config, training, shown), device)
+    else:
+        prompts = cached_prompts(config, manifest, device)
     if spec.cacheable:
         query = CachedQuery(spec, build_query_cache(config, spec, manifest, device))
         first = AnalogyDataset(training.sampler, training.geometry, pixels=False)[0]
@@ -90,19 +125,32 @@ def cached_encoding(config: Config, device: torch.device, manifest: Manifest, tr
         vision = VisionEncoder(config.bank.encoder, device)  # its images are whole canvases: too many to list
         width = embed_images(torch.zeros(1, 64, 64, 3), spec, vision).shape[1]
         query = lambda columns: paired_query(spec, columns, vision)  # noqa: E731
-    coder = LatentCoder(config.base.path, device, dtype)
-    latents = build_latent_cache(config, training, coder) if config.data.cache_latents else None
+    coder = family.load_coder(config.base.path, device, dtype)
+    latents: Callable[[Columns], Latents] = LiveLatents(coder, layout)
+    if config.data.cache_latents:
+        latents = CachedLatents(build_latent_cache(config, training, coder), latents)
     if device.type == "cuda":
         torch.cuda.empty_cache()
     return Encoding(
+        family,
+        layout,
         query=query,
-        prompts=CachedPrompts(prompts),
-        latents=coder.encode_pair if latents is None else CachedLatents(latents, coder),
+        prompts=prompts,
+        latents=latents,
         bank=bank_config(config, width),
         coder=coder,
         vision=vision,
-        needs_pixels=latents is None or not spec.cacheable,
+        needs_pixels=not config.data.cache_latents or not spec.cacheable,
     )
+
+
+def _sights(config: Config, training: AnalogyDataset, shown: Sequence[AnalogyDataset]) -> list[Sight]:
+    """The analogies whose text is asked for more than once, and their prompts."""
+    negative = family_of(config.base.path).negative
+    dropped = ("",) if config.objective.caption_dropout else ()
+    trained = [Sight(training, i, (training.prompt(i), *dropped)) for i in range(config.data.cache_latents)]
+    count = config.validation.analogies if config.validation.every else 0
+    return trained + [Sight(each, i, (each.prompt(i), negative)) for each in shown for i in range(count)]
 
 
 def bank_config(config: Config, width: int) -> BankConfig:
@@ -145,52 +193,32 @@ class CachedQuery:
 
 
 @dataclass
-class CachedPrompts:
-    """Prompt embeddings from a cache."""
+class LiveLatents:
+    """Latents of analogies by the autoencoder."""
 
-    cache: EmbeddingCache
+    coder: Coder
+    layout: Layout
 
-    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(token embeddings [B, T, D], pooled [B, P])."""
-        rows = self.cache.stack([text_key(prompt) for prompt in prompts])
-        return rows["tokens"], rows["pooled"]
+    def __call__(self, columns: Columns) -> Latents:
+        """(references, target) [B, C, h, w] each."""
+        references = tuple(map(self.coder.encode, self.layout.references(columns)))
+        return references, self.coder.encode(columns["target"])
 
 
 @dataclass
 class CachedLatents:
-    """Latents of the analogies on the cached list, and of any other by the autoencoder."""
+    """Latents of the analogies on the cached list, and of any other as they come."""
 
     cache: EmbeddingCache
-    coder: LatentCoder
+    live: LiveLatents
 
-    def __call__(self, columns: Columns) -> tuple[Tensor, Tensor]:
-        """(reference, target) [B, 16, h, w]."""
+    def __call__(self, columns: Columns) -> Latents:
+        """(references, target) [B, C, h, w] each."""
         keys = columns["analogy_key"]
         if "target" in columns and self.cache.missing(keys):
-            return self.coder.encode_pair(columns)
+            return self.live(columns)
         rows = self.cache.stack(keys)
-        return rows["reference"], rows["target"]
-
-
-class PromptTable:
-    """Embeddings of prompts; those asked for last stay in memory, where one of T5 takes four megabytes."""
-
-    def __init__(self, encode: Callable[[Sequence[str]], tuple[Tensor, Tensor]]):
-        @lru_cache(maxsize=_REMEMBERED_PROMPTS)
-        def look_up(prompt: str) -> tuple[Tensor, Tensor]:
-            tokens, pooled = encode([prompt])
-            return tokens[0].cpu(), pooled[0].cpu()
-
-        self._look_up: Callable[[str], tuple[Tensor, Tensor]] = look_up
-
-    def complete(self, prompts: Sequence[str]) -> None:
-        """Encode all prompts that will be asked for, and let go of the encoder."""
-        self._look_up = {prompt: self._look_up(prompt) for prompt in prompts}.__getitem__
-
-    def __call__(self, prompts: Sequence[str]) -> tuple[Tensor, Tensor]:
-        """(token embeddings [B, T, D], pooled [B, P])."""
-        tokens, pooled = zip(*map(self._look_up, prompts), strict=True)
-        return torch.stack(tokens), torch.stack(pooled)
+        return rows["references"].unbind(1), rows["target"]
 
 
 class Repeated(Dataset):

@@ -8,8 +8,9 @@ from omegaconf import OmegaConf
 
 from lorweb_core.checkpoint import BankFile, read_config
 
+from ..bases import family_of
 from ..config import Config, make_config
-from ..data import AnalogyDataset, Manifest, square_canvas
+from ..data import AnalogyDataset, Manifest, geometry_of
 from ..data.listed import Listed, ListedAnalogies, read_examples
 from ..run.setup import analogies, load_data, validation_sets
 
@@ -58,8 +59,9 @@ def contest_of_run(config: Config, manifest: Path | None = None) -> tuple[Sets, 
 
 
 def listed_contest(config: Config, name: str, listed: Sequence[Listed]) -> Sets:
-    """A set of listed analogies on square canvases of the configuration's size."""
-    return {name: ListedAnalogies(listed, square_canvas(config.data.canvas), config.data.fit)}
+    """A set of listed analogies in squares of the configuration's size."""
+    geometry = geometry_of(config.layout, config.data.canvas)
+    return {name: ListedAnalogies(listed, geometry, config.data.fit, config.layout)}
 
 
 def config_of_bank(path: Path, base: str, encoder: str | None, overrides: Sequence[str]) -> Config:
@@ -79,6 +81,7 @@ def config_of_bank(path: Path, base: str, encoder: str | None, overrides: Sequen
         "run": str(path.parent),
         "base": {"path": base, "gradient_checkpointing": False},
         "bank": {**shape, "encoder": encoder or own},
+        "validation": {"guidance": family_of(base).guidance},
         "data": {"manifest": "none", "canvas": int(canvas) if canvas.isdecimal() else _CANVAS},
     }
     return make_config(OmegaConf.create(document), str(path), overrides)

@@ -7,17 +7,18 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from ..bases import Conditioning
 from ..config import Config
 from ..data.analogies import collate
 from ..encoders.encoding import Columns, Encoding
 from ..hashing import random_words, uniform
-from .objective import Conditioning, Noise, draw_noise
+from .objective import Noise, draw_noise
 from .stopping import leave_to_parent
 
 
 @dataclass
 class Batch:
-    """Latents x_0 of the target canvases [B, 16, h, w], what the model is told, and the random part."""
+    """Latents x_0 [B, C, h, w] of the targets, what the model is told, and the random part."""
 
     latents: Tensor
     condition: Conditioning
@@ -89,26 +90,24 @@ class Batches:
 
     def _encode(self, columns: Columns) -> Batch:
         positions, seed = columns["index"], self.config.train.seed
-        reference, target = self.encoding.latents(columns)
+        references, target = self.encoding.latents(columns)
         generators = [_generator("noise", seed, i) for i in positions]
         draw = draw_noise(tuple(target.shape[1:]), generators, self.config.objective)
         draw = Noise(draw.noise.to(self.device), draw.t.to(self.device))
         condition = self.condition(
-            columns, reference, [self._caption(*pair) for pair in zip(positions, columns["prompt"])]
+            columns, references, [self._caption(*pair) for pair in zip(positions, columns["prompt"])]
         )
         return Batch(target.to(self.device, torch.float32), condition, draw)
 
-    def condition(self, columns: Columns, reference: Tensor, prompts: Sequence[str]) -> Conditioning:
-        """What the model is told about the analogies of the columns."""
-        tokens, pooled = self.encoding.prompts(prompts)
-        batch = reference.shape[0]
-        return Conditioning(
-            reference=reference.to(self.device, self.dtype),
-            prompt=tokens.to(self.device, self.dtype),
-            pooled=pooled.to(self.device, self.dtype),
-            query=self._query(columns).to(self.device),
-            guidance=None if self.guidance is None else torch.full((batch,), self.guidance, device=self.device),
-        )
+    def condition(
+        self, columns: Columns, references: Sequence[Tensor], prompts: Sequence[str], sampled: bool = False
+    ) -> Conditioning:
+        """What the model is told about the analogies of the columns; see ``Encoding.tell``."""
+        condition = self.encoding.tell(columns, references, prompts, sampled)
+        condition.query = self._query(columns).to(self.device)
+        if self.guidance is not None:
+            condition.guidance = torch.full((len(prompts),), self.guidance, device=self.device)
+        return condition
 
     def _query(self, columns: Columns) -> Tensor:
         """Analogy queries [B, q]: of the example pairs, or drawn anew from several of each task (``data.examples``)."""

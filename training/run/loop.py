@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from diffusers import FluxTransformer2DModel
+from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 from lorweb_core import BankConfig, MixingCoefficients
 from lorweb_core.checkpoint import write_bank
 
+from ..bases import targets_of
 from ..config import Config
 from ..tuner import LoRWeBConfig, LoRWeBModel
 from ..tuner.model import gather
@@ -61,7 +62,7 @@ class Trainer:
         self,
         config: Config,
         accelerator: Accelerator,
-        transformer: FluxTransformer2DModel,
+        transformer: ModelMixin,
         bank: BankConfig,
         header: dict[str, str],
         perception: Perception | None = None,
@@ -73,7 +74,7 @@ class Trainer:
         self.step = 0
         torch.manual_seed(config.train.seed)
         self.tuner = LoRWeBModel(
-            transformer, LoRWeBConfig(bank=bank, init=config.bank.init, target_modules=config.bank.targets)
+            transformer, LoRWeBConfig(bank=bank, init=config.bank.init, target_modules=targets_of(config))
         )
         self.tuner.train()
         if config.base.compile:

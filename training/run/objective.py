@@ -1,17 +1,18 @@
-"""The training objective: conditional flow matching on the whole canvas, with Kontext's reference tokens."""
+"""The training objective: conditional flow matching on all of the image that the base is to make."""
 
 import math
 from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
-from diffusers import FluxKontextPipeline
 from diffusers.training_utils import compute_density_for_timestep_sampling
 from torch import Tensor, nn
 
 from lorweb_core import MixingCoefficients
 
+from ..bases import Conditioning
 from ..config import ObjectiveConfig
+from ..data.layouts import Layout
 
 _BELL_FLOOR = math.exp(-0.5)  # exp(-2 (t - 1/2)^2) at t = 0 and 1
 _BELL_MEAN = math.sqrt(math.pi / 2) * math.erf(math.sqrt(0.5)) - _BELL_FLOOR
@@ -23,26 +24,8 @@ def bell_weight(t: Tensor) -> Tensor:
 
 
 @dataclass
-class Conditioning:
-    """What the model is told about a batch.
-
-    Attributes:
-        reference: latent of the reference canvas [B, 16, h, w].
-        prompt: token embeddings [B, T, D]. pooled: [B, P].
-        query: analogy query z [B, q]; None for a model without a bank.
-        guidance: [B] for a guidance-distilled model, else None.
-    """
-
-    reference: Tensor
-    prompt: Tensor
-    pooled: Tensor
-    query: Tensor | None
-    guidance: Tensor | None
-
-
-@dataclass
 class Noise:
-    """The random part of one step: noise [B, 16, h, w] and timesteps t [B] in 0..1."""
+    """The random part of one step: noise [B, C, h, w] and timesteps t [B] in 0..1."""
 
     noise: Tensor
     t: Tensor
@@ -52,14 +35,14 @@ def draw_noise(shape: tuple[int, ...], generators: list[torch.Generator], config
     """Noise and timestep of every sample from the sample's own generator, so that batching and processes do not matter.
 
     Args:
-        shape: of one latent, [16, h, w].
+        shape: of one latent, [C, h, w].
     """
     draws = [noise_from(generator, (1, *shape), config) for generator in generators]
     return Noise(torch.cat([draw.noise for draw in draws]), torch.cat([draw.t for draw in draws]))
 
 
 def noise_from(generator: torch.Generator, shape: tuple[int, ...], config: ObjectiveConfig) -> Noise:
-    """Noise and timesteps of latents [B, 16, h, w] from one generator, on its device."""
+    """Noise and timesteps of latents [B, C, h, w] from one generator, on its device."""
     noise = torch.randn(shape, generator=generator, device=generator.device)
     t = compute_density_for_timestep_sampling(
         config.timesteps, shape[0], logit_mean=0.0, logit_std=1.0, mode_scale=1.29,
@@ -77,40 +60,12 @@ def shifted(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
-def predict_velocity(model: nn.Module, x_t: Tensor, t: Tensor, condition: Conditioning) -> Tensor:
-    """The model's velocity for a noisy canvas [B, 16, h, w]: the reference rides along as tokens of image id 1."""
-    batch, channels, height, width = x_t.shape
-    pack = FluxKontextPipeline._pack_latents
-    tokens = pack(x_t, batch, channels, height, width)
-    reference = pack(condition.reference, batch, channels, height, width)
-    output = model(
-        hidden_states=torch.cat((tokens.to(reference.dtype), reference), dim=1),
-        timestep=t,
-        guidance=condition.guidance,
-        pooled_projections=condition.pooled,
-        encoder_hidden_states=condition.prompt,
-        txt_ids=torch.zeros(condition.prompt.shape[1], 3, device=x_t.device),
-        img_ids=_canvas_ids(height, width, x_t.device),
-        return_dict=False,
-        **({} if condition.query is None else {"query": condition.query}),
-    )[0]
-    return FluxKontextPipeline._unpack_latents(output[:, : tokens.shape[1]], height, width, vae_scale_factor=1)
-
-
-def _canvas_ids(height: int, width: int, device: torch.device) -> Tensor:
-    """Positions of canvas and reference tokens [2 * h/2 * w/2, 3]: the same grid twice, told apart by the image id."""
-    canvas = FluxKontextPipeline._prepare_latent_image_ids(1, height // 2, width // 2, device, torch.float32)
-    reference = canvas.clone()
-    reference[..., 0] = 1
-    return torch.cat((canvas, reference))
-
-
 class Flow(NamedTuple):
     """What a model's velocity comes to.
 
     Attributes:
         loss: weighted mean squared error of the velocity, per sample [B] in float32.
-        estimate: the canvases [B, 16, h, w] that it heads for, ``x_t - t velocity``, in float32.
+        estimate: the latents [B, C, h, w] that it heads for, ``x_t - t velocity``, in float32.
     """
 
     loss: Tensor
@@ -121,24 +76,24 @@ def flow_loss(model: nn.Module, x_0: Tensor, draw: Noise, condition: Conditionin
     """How far the model's velocity at ``x_t = (1 - t) x_0 + t noise`` is from ``noise - x_0``."""
     t = draw.t.view(-1, 1, 1, 1)
     x_t = (1 - t) * x_0 + t * draw.noise
-    velocity = predict_velocity(model, x_t, draw.t, condition).float()
-    weight = region_weight(x_0.shape, config.canvas_weight, x_0.device)
+    velocity = condition.family.velocity(model, x_t, draw.t, condition).float()
+    weight = region_weight(condition.layout, x_0.shape, config.canvas_weight, x_0.device)
     if config.changed:
-        weight = weight * (1 + config.changed * change(x_0, condition.reference))
+        weight = weight * (1 + config.changed * change(x_0, condition.references[-1]))
     error = (velocity - (draw.noise - x_0).float()) ** 2 * weight
     loss = error.mean(dim=(1, 2, 3))
     return Flow(loss * bell_weight(draw.t) if config.weighting == "bell" else loss, x_t - t * velocity)
 
 
-def region_weight(shape: tuple[int, ...], canvas_weight: float, device: torch.device) -> Tensor:
-    """Weights [h, w] of mean 1: 1 in the quadrant of b' and ``canvas_weight`` in the other three, before scaling."""
+def region_weight(layout: Layout, shape: tuple[int, ...], canvas_weight: float, device: torch.device) -> Tensor:
+    """Weights [h, w] of mean 1: 1 where b' is and ``canvas_weight`` elsewhere, before scaling."""
     weight = torch.full(shape[-2:], canvas_weight, device=device)
-    weight[shape[-2] // 2 :, shape[-1] // 2 :] = 1.0
+    layout.answer(weight[..., None])[:] = 1.0
     return weight / weight.mean()
 
 
 def change(x_0: Tensor, reference: Tensor) -> Tensor:
-    """How much an edit changes each place of latents [B, 16, h, w], in 0..1: [B, 1, h, w], 0 where b' is b.
+    """How much an edit changes each place of latents [B, C, h, w], in 0..1: [B, 1, h, w], 0 where b' is b.
 
     Latents have a variance of about 1, so a mean absolute difference of 1 is another picture.
     """

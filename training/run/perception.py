@@ -7,27 +7,26 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lorweb_core.canvas import LATENT_SHRINK
-
 from ..config import ObjectiveConfig
+from ..data.layouts import CANVAS, Layout
 from ..lpips_weights import load_lpips
 
 _MARGIN = 1  # latents of its neighbours that b' is decoded with, because the autoencoder looks over edges
 
 
 class Perception:
-    """LPIPS of b' in estimated canvases, through the decoder.
+    """LPIPS of b' in what is estimated, through the decoder.
 
     Args:
         lpips: see ``load_lpips``.
-        decode: latents [B, 16, h, w] -> images [B, 3, 8 h, 8 w], about 0..1; gradients must pass.
+        decode: latents [B, C, h, w] -> images [B, 3, s h, s w], about 0..1; gradients must pass.
     """
 
-    def __init__(self, lpips: nn.Module, decode: Callable[[Tensor], Tensor]):
-        self.lpips, self.decode = lpips, decode
+    def __init__(self, lpips: nn.Module, decode: Callable[[Tensor], Tensor], layout: Layout = CANVAS):
+        self.lpips, self.decode, self.layout = lpips, decode, layout
 
     def __call__(self, estimate: Tensor, target: Tensor) -> Tensor:
-        """LPIPS [B] between b' of the estimated and of the true canvases, latents [B, 16, h, w] both."""
+        """LPIPS [B] between b' of the estimated and of the true latents [B, C, h, w]."""
         with torch.no_grad():
             truth = self.answer(target)
         return self.compare(self.answer(estimate), truth)
@@ -37,11 +36,14 @@ class Perception:
         seen = math.ceil(share * len(estimate))
         return self(estimate[:seen], target[:seen]).mean()
 
-    def answer(self, canvases: Tensor) -> Tensor:
-        """b' [B, 3, H, W], about 0..1, of latent canvases."""
-        top, left = (side // 2 - _MARGIN for side in canvases.shape[-2:])
-        edge = _MARGIN * LATENT_SHRINK
-        return self.decode(canvases[..., top:, left:])[..., edge:, edge:]
+    def answer(self, latents: Tensor) -> Tensor:
+        """b' [B, 3, H, W], about 0..1, of latents of what the base makes."""
+        top, left = (side * (self.layout.quadrants - 1) // self.layout.quadrants for side in latents.shape[-2:])
+        margin = _MARGIN if self.layout.quadrants > 1 else 0
+        seen = latents[..., top - margin :, left - margin :]
+        images = self.decode(seen)
+        edge = margin * images.shape[-1] // seen.shape[-1]
+        return images[..., edge:, edge:]
 
     def compare(self, images: Tensor, truth: Tensor) -> Tensor:
         """LPIPS [B] of images [B, 3, H, W] in 0..1."""

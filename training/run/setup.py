@@ -1,6 +1,7 @@
 """What a run needs before its first step: its folder, its data, its analogies."""
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -9,7 +10,7 @@ from torch.utils.data import Dataset
 from lorweb_core.atomic import replacing
 
 from ..config import MADE_IN_RUN, Config, flat, load_config, save_config
-from ..data.analogies import AnalogyDataset, AnalogySampler, square_canvas
+from ..data.analogies import AnalogyDataset, AnalogySampler, geometry_of
 from ..data.errors import DataError
 from ..data.manifest import Manifest
 from ..data.sources import folders
@@ -49,10 +50,12 @@ def save_settings(config: Config) -> None:
 def _fill_in_tiny_parts(config: Config, folder: Path) -> None:
     """Replace every ``MADE_IN_RUN`` by a part made in the folder."""
     from ..bases.tiny import make_base, make_encoder
+    from ..bases.tiny_klein import make_klein
     from ..pictures.few import make_photographs
 
-    if config.base.path == MADE_IN_RUN:
-        config.base.path = str(_once(folder / "base", make_base))
+    bases = {MADE_IN_RUN: make_base, f"{MADE_IN_RUN}:klein": make_klein}
+    if config.base.path in bases:
+        config.base.path = str(_once(folder / "base", bases[config.base.path]))
     if config.bank.encoder == MADE_IN_RUN:
         config.bank.encoder = str(_once(folder / "encoder", make_encoder))
     if config.data.cache == MADE_IN_RUN:
@@ -82,21 +85,29 @@ def load_data(config: Config) -> tuple[Manifest, Splits]:
 def analogies(config: Config, manifest: Manifest, swap: float = 0.0) -> AnalogyDataset:
     """Analogies of a manifest on square canvases of the run's size."""
     sampler = AnalogySampler(manifest, config.train.seed, swap, config.data.over)
-    return AnalogyDataset(sampler, square_canvas(config.data.canvas), config.data.fit, caption=config.data.caption)
+    geometry = geometry_of(config.layout, config.data.canvas)
+    return AnalogyDataset(sampler, geometry, config.data.fit, caption=config.data.caption, layout=config.layout)
 
 
-def make_encoding(config: Config, device: torch.device, manifest: Manifest, training: AnalogyDataset) -> Encoding:
-    """The encoding of a run: cached when it names a cache folder."""
+def make_encoding(
+    config: Config,
+    device: torch.device,
+    manifest: Manifest,
+    training: AnalogyDataset,
+    shown: Sequence[AnalogyDataset] = (),
+) -> Encoding:
+    """The encoding of a run: cached when it names a cache folder; see ``cached_encoding``."""
     if config.data.cache:
-        return cached_encoding(config, device, manifest, training)
+        return cached_encoding(config, device, manifest, training, shown)
     return live_encoding(config, device)
 
 
 def training_items(config: Config, training: AnalogyDataset, encoding: Encoding) -> Dataset:
     """The items that are trained on, without images where caches make them needless."""
     items = AnalogyDataset(
-        training.sampler, training.geometry, training.fit, encoding.needs_pixels, config.data.examples, training.caption
-    )
+        training.sampler, training.geometry, training.fit, encoding.needs_pixels, config.data.examples,
+        training.caption, training.layout,
+    )  # fmt: skip
     return Repeated(items, config.data.cache_latents) if config.data.cache_latents else items
 
 

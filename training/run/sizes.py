@@ -6,12 +6,12 @@ import shutil
 from pathlib import Path
 
 import torch
-from diffusers import FluxTransformer2DModel
 from torch import nn
 
 from lorweb_core import BankConfig
 from lorweb_core.query import QUERY_MODES
 
+from ..bases import Family, family_of, targets_of
 from ..config import Config
 from ..data import Manifest
 from ..data.units import size
@@ -22,7 +22,6 @@ logger = logging.getLogger(__name__)
 # Bytes of optimiser state for one trained parameter of four bytes.
 _STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "prodigy": 16}
 _OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "not enough memory", "ALLOC_FAILED")
-_LATENT_CHANNELS, _SHRINK = 16, 8
 
 Layers = dict[str, tuple[int, int]]
 
@@ -36,20 +35,17 @@ def target_layers(config: Config) -> tuple[Layers, int]:
     Raises:
         ValueError: when there is none, or one is not linear.
     """
-    try:
-        settings = FluxTransformer2DModel.load_config(**locate(config.base.path, "base.path"), subfolder="transformer")
-    except OSError as error:
-        raise ValueError(
-            f"base.path: {config.base.path} holds no transformer of a diffusers FLUX pipeline ({error})"
-        ) from error
+    family = family_of(config.base.path)
+    settings = family.transformer.load_config(**locate(config.base.path, "base.path"), subfolder="transformer")
     with torch.device("meta"):
-        model = FluxTransformer2DModel.from_config(settings)
-    named = {name: module for name, module in model.named_modules() if re.fullmatch(config.bank.targets, name)}
+        model = family.transformer.from_config(settings)
+    targets = targets_of(config)
+    named = {name: module for name, module in model.named_modules() if re.fullmatch(targets, name)}
     for name, module in named.items():
         if not isinstance(module, nn.Linear):
             raise ValueError(f"bank.targets: {name} is a {type(module).__name__}; a basis needs a linear layer")
     if not named:
-        raise ValueError(f"bank.targets: no layer of {config.base.path} matches {config.bank.targets!r}")
+        raise ValueError(f"bank.targets: no layer of {config.base.path} matches {targets!r}")
     return {name: (m.in_features, m.out_features) for name, m in named.items()}, model.config.joint_attention_dim
 
 
@@ -84,13 +80,14 @@ def describe_caches(config: Config, bank: BankConfig, manifest: Manifest, width:
     if spec.cacheable:
         parts["embeddings"] = seen * bank.embedding_dim * 4
     if config.data.cache_latents:
-        parts["latents"] = config.data.cache_latents * latent_bytes(config.data.canvas, each)
+        parts["latents"] = config.data.cache_latents * latent_bytes(family_of(config.base.path), config, each)
     return f"{config.data.cache} will hold " + ", ".join(f"{name} {size(value)}" for name, value in parts.items())
 
 
-def latent_bytes(canvas: int, each: int) -> int:
-    """Bytes of the two latents of an analogy: its reference and its target."""
-    return 2 * _LATENT_CHANNELS * (canvas // _SHRINK) ** 2 * each
+def latent_bytes(family: Family, config: Config, each: int) -> int:
+    """Bytes of the latents of an analogy: of its references, all as large as b or the canvas, and of its target."""
+    images = 2 if config.layout.quadrants > 1 else 4
+    return images * family.coder.channels * (config.data.canvas // family.coder.shrink) ** 2 * each
 
 
 def announce(config: Config, bank: BankConfig, layers: Layers, manifest: Manifest, width: int) -> None:

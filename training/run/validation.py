@@ -6,7 +6,6 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..bases.sampling import make_pipeline, sample_canvas
 from ..config import Config
 from ..data.analogies import AnalogyDataset, collate
 from ..encoders.encoding import Columns
@@ -34,7 +33,8 @@ class Validator:
     ):
         self.config, self.accelerator, self.batches, self.sets = config.validation, accelerator, batches, sets
         self.tuner, self.folder = tuner, Path(config.run) / "validation"
-        self.pipeline = make_pipeline(config.base.path, tuner, batches.encoding.coder)
+        encoding = batches.encoding
+        self.sample = encoding.family.sampler(config.base.path, tuner, encoding.coder)
 
     def __call__(self, step: int) -> None:
         """Sample every set and save ``<set>-<step>.png``."""
@@ -46,19 +46,18 @@ class Validator:
     @torch.no_grad()
     def _sample(self, item: dict, seed: int) -> dict[str, Tensor]:
         columns: Columns = collate([item])
-        reference, _ = self.batches.encoding.latents(columns)
-        condition = self.batches.condition(columns, reference, columns["prompt"])
-        with self.accelerator.autocast(), self.tuner.mixing(condition.query):
-            canvas = sample_canvas(
-                self.pipeline, condition.reference, condition.prompt, condition.pooled,
-                self.config.steps, self.config.guidance, seed,
-            )  # fmt: skip
+        references, _ = self.batches.encoding.latents(columns)
+        condition = self.batches.condition(columns, references, columns["prompt"], sampled=True)
+        query, condition.query = condition.query, None  # which the tuner is told for all steps at once
+        with self.accelerator.autocast(), self.tuner.mixing(query):
+            made = self.sample(condition, self.config.steps, self.config.guidance, seed)
+        answer = self.batches.encoding.layout.answer
         return {
             "a": item["a"],
             "a'": item["a_prime"],
             "b": item["b"],
-            "b' target": answer_of(item["target"]),
-            "b' predicted": answer_of(canvas),
+            "b' target": answer(item["target"]),
+            "b' predicted": answer(made),
         }
 
     def _save(self, name: str, step: int, rows: list[dict[str, Tensor]]) -> None:
@@ -71,8 +70,3 @@ class Validator:
                 tracker.log_images({name: pixels.view(1, grid.height, grid.width, 3).numpy()}, step, dataformats="NHWC")
             elif tracker.name == "wandb":
                 tracker.log_images({name: [grid]}, step)
-
-
-def answer_of(canvas: Tensor) -> Tensor:
-    """The quadrant of b' in a canvas [H, W, 3] of square quadrants."""
-    return canvas[canvas.shape[0] // 2 :, canvas.shape[1] // 2 :]

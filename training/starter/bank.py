@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lorweb_core.query import QUERY_MODES, embed_images
 
-from ..bases.coding import EMBEDDED_PROMPTS, EmbeddedPrompts
+from ..bases.kontext import EMBEDDED_PROMPTS, EmbeddedPrompts
 from ..bases.loading import load_transformer
 from ..config import Config, flat, load_config, save_config
 from ..encoders.encoding import public_name
@@ -22,11 +22,11 @@ from ..encoders.vision import VisionEncoder
 from ..run.accelerator import make_accelerator
 from ..run.batches import Batch
 from ..run.loop import BANK_NAME, Trainer
-from ..run.objective import Conditioning, noise_from
+from ..run.objective import noise_from
 from ..run.perception import Perception, perceptual_network
 from ..run.setup import CONFIG_NAME
 from ..run.tracking import make_trackers
-from .base import CONTEXT
+from .base import told
 from .pool import AT_ONCE, REFRESH, Encoded, Workshop, generator_of
 from .shards import DrawSettings
 from .telling import NOTHING
@@ -102,8 +102,8 @@ class PoolBatches:
         width = self._queries(self.pool.images[:1]).shape[1]
         self.queries = torch.empty(self.pool.capacity, width, device=self.pool.device)
         # Told nothing, as in use: the base's own embedding of the empty prompt.
-        _, pooled = EmbeddedPrompts(Path(config.base.path) / EMBEDDED_PROMPTS)([NOTHING])
-        self.pooled = pooled.float().to(self.pool.device)
+        (nothing,) = EmbeddedPrompts(Path(config.base.path) / EMBEDDED_PROMPTS)([NOTHING])
+        self.pooled = nothing["pooled"].float().to(self.pool.device)
 
     def refresh(self, first: int = 0) -> None:
         """Take the pairs that were drawn since."""
@@ -132,8 +132,6 @@ class PoolBatches:
         count = self.config.train.batch
         examples, answers, _ = self.pool.analogies(count, generator)
         reference, target = self.encoded.canvases(examples, answers)
-        condition = Conditioning(
-            reference, reference.new_zeros(count, 1, CONTEXT), self.pooled.expand(count, -1),
-            self.queries[examples], guidance=None,
-        )  # fmt: skip
+        condition = told(reference, self.pooled.expand(count, -1))
+        condition.query = self.queries[examples]
         return Batch(target, condition, noise_from(generator, tuple(target.shape), self.config.objective))

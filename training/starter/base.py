@@ -16,17 +16,19 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler, FluxTransformer2DModel
+from diffusers import FlowMatchEulerDiscreteScheduler, ModelMixin
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lorweb_core.canvas import MULTIPLE
 from lorweb_core.packing import PACKED
 
-from ..bases.coding import EMBEDDED_PROMPTS, EmbeddedPrompts
+from ..bases import KONTEXT, Conditioning
+from ..bases.kontext import EMBEDDED_PROMPTS, EmbeddedPrompts
 from ..bases.loading import load_transformer
 from ..config import BaseConfig, ObjectiveConfig, OptimizerConfig
-from ..run.objective import Conditioning, flow_loss, noise_from
+from ..data.layouts import CANVAS
+from ..run.objective import flow_loss, noise_from
 from ..run.perception import Perception, perceptual_network
 from .beginning import begin
 from .lessons import Curriculum, Lessons, LessonSettings
@@ -77,7 +79,7 @@ class BaseSettings:
     )
 
 
-def make_transformer(settings: BaseSettings, side: int) -> FluxTransformer2DModel:
+def make_transformer(settings: BaseSettings, side: int) -> ModelMixin:
     """The transformer that the settings begin with, for quadrants of a side in pixels.
 
     Raises:
@@ -86,7 +88,7 @@ def make_transformer(settings: BaseSettings, side: int) -> FluxTransformer2DMode
     if settings.start:
         start = BaseConfig(path=settings.start, dtype="float32", gradient_checkpointing=False)
         return load_transformer(start, torch.device("cpu")).requires_grad_(True)
-    transformer = FluxTransformer2DModel(
+    transformer = KONTEXT.transformer(
         in_channels=64,
         num_layers=settings.double,
         num_single_layers=settings.single,
@@ -98,6 +100,12 @@ def make_transformer(settings: BaseSettings, side: int) -> FluxTransformer2DMode
     )
     begin(transformer, quadrant=side // MULTIPLE)
     return transformer
+
+
+def told(reference: Tensor, pooled: Tensor) -> Conditioning:
+    """What the starter's base is told: reference latents [B, 16, h, w], and a pooled text embedding [B, P] alone."""
+    text = {"tokens": reference.new_zeros(len(reference), 1, CONTEXT), "pooled": pooled}
+    return Conditioning(KONTEXT, CANVAS, (reference,), text)
 
 
 class Base(nn.Module):
@@ -119,8 +127,7 @@ class Base(nn.Module):
 
     def tell(self, spelled: Tensor, reference: Tensor) -> Conditioning:
         """The conditioning of a batch that is told these names, with reference latents [B, 16, h, w]."""
-        prompt = reference.new_zeros(len(reference), 1, CONTEXT)
-        return Conditioning(reference, prompt, self.pooled(spelled), query=None, guidance=None)
+        return told(reference, self.pooled(spelled))
 
     @torch.no_grad()
     def learn(self, folder: Path) -> None:
@@ -132,7 +139,7 @@ class Base(nn.Module):
         saved, prompts = EmbeddedPrompts(folder / EMBEDDED_PROMPTS), self.vocabulary.prompts()
         if strange := sorted(saved.rows.keys() ^ prompts.keys()):
             raise ValueError(f"{saved.path}: these prompts are either only there or only in this catalogue: {strange}")
-        _, pooled = saved(list(prompts))
+        pooled = torch.stack([row["pooled"] for row in saved(list(prompts))])
         spelled = self.vocabulary.spell(list(prompts.values()))
         known = spelled.any(0)
         # Every prompt says one name that no prompt before it says, so the sums tell the summands.

@@ -8,8 +8,7 @@ one. The image encoder likewise has to find that what an edit did shows between 
 import math
 
 import torch
-from diffusers import FluxTransformer2DModel
-from diffusers.models.transformers.transformer_flux import FluxPosEmbed
+from diffusers import ModelMixin
 from torch import Tensor, nn
 from transformers import CLIPVisionModelWithProjection
 
@@ -27,7 +26,7 @@ Offset = tuple[int, int, int]  # from a token to the one it looks at: images (th
 
 
 @torch.no_grad()
-def begin(transformer: FluxTransformer2DModel, quadrant: int) -> None:
+def begin(transformer: ModelMixin, quadrant: int) -> None:
     """Set the modulations and up to two heads of every block; everything else keeps diffusers' beginning.
 
     The first head of every block looks at the reference in the same place, so that b' begins as b. Of a canvas
@@ -58,7 +57,7 @@ def _open_gates(modulation: nn.Linear, gates: tuple[int, ...], parts: int) -> No
         modulation.bias.view(parts, -1)[gate] = 1.0
 
 
-def _look(attention: nn.Module, turns: FluxPosEmbed, *offsets: Offset) -> None:
+def _look(attention: nn.Module, turns: nn.Module, *offsets: Offset) -> None:
     """Let the first heads attend from every token to the one at their offset, as far as there are heads.
 
     Constant queries and keys, turned by the positional embedding, agree best where positions do; the keys are turned
@@ -75,7 +74,7 @@ def _look(attention: nn.Module, turns: FluxPosEmbed, *offsets: Offset) -> None:
         nn.init.constant_(norm.weight, math.sqrt(_SHARPNESS))
 
 
-def _position(turns: FluxPosEmbed, offset: Offset) -> Tensor:
+def _position(turns: nn.Module, offset: Offset) -> Tensor:
     """A head's constant query or key [128]: pairs of entries, each turning at one frequency of one axis."""
     head, start = torch.zeros(sum(turns.axes_dim)), 0
     powers, counts = (_IMAGE, _PLACE, _PLACE), (1, _FREQUENCIES, _FREQUENCIES)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lorweb_core.canvas import LATENT_SHRINK, stack_quadrants
 
-from ..bases.coding import LatentCoder
+from ..bases import KONTEXT, Coder
 from ..device import pick_device
 from .shards import Drawn, DrawSettings, read_shard, shard_path
 
@@ -99,7 +99,7 @@ class Encoded:
         reference: canvases a | a' over a | a, [n, 16, h, w]. target: a | a' over a | a'.
     """
 
-    def __init__(self, pool: Pool, coder: LatentCoder):
+    def __init__(self, pool: Pool, coder: Coder):
         self.pool, self.coder, self.known = pool, coder, 0
         side = 2 * pool.settings.side // LATENT_SHRINK
         dtype = torch.bfloat16 if pool.device.type == "cuda" else torch.float32
@@ -156,7 +156,7 @@ class Workshop:
         vae = self.run / "autoencoder" / "vae"
         if not vae.is_dir():
             raise ValueError(f"{vae}: there is no autoencoder; train it with `python -m training.starter autoencoder`")
-        return Encoded(self.pool, LatentCoder(str(vae.parent), self.device, torch.float32))
+        return Encoded(self.pool, KONTEXT.load_coder(str(vae.parent), self.device, torch.float32))
 
 
 def generator_of(seed: int, step: int, device: torch.device) -> torch.Generator:

@@ -1,8 +1,8 @@
 """LoRWeB as a PEFT tuner: config, layer, mixer, model."""
 
-from .config import FLUX_TARGETS, INITS, LoRWeBConfig
+from .config import INITS, LoRWeBConfig
 from .layer import LoRWeBLayer
 from .mixer import Mixer
 from .model import LoRWeBModel
 
-__all__ = ["FLUX_TARGETS", "INITS", "LoRWeBConfig", "LoRWeBLayer", "LoRWeBModel", "Mixer"]
+__all__ = ["INITS", "LoRWeBConfig", "LoRWeBLayer", "LoRWeBModel", "Mixer"]

@@ -7,13 +7,6 @@ from peft import PeftConfig
 
 from lorweb_core import BankConfig
 
-# Every linear inside the double- and single-stream blocks of FLUX, modulations included: 494 in FLUX.1.
-FLUX_TARGETS = (
-    r"transformer_blocks\.\d+\.(norm1(_context)?\.linear|attn\.(to_[qkv]|add_[qkv]_proj|to_out\.0|to_add_out)"
-    r"|ff(_context)?\.net\.(0\.proj|2))"
-    r"|single_transformer_blocks\.\d+\.(norm\.linear|proj_mlp|proj_out|attn\.to_[qkv])"
-)
-
 # Name -> rank -> the bound of A's uniform initialisation, times sqrt(in): an ordinary LoRA's, whatever N is, or that of
 # the released code, where Kaiming's fan of a three-dimensional A comes out as in * rank.
 INITS: dict[str, Callable[[int], float]] = {"linear": lambda rank: 1.0, "released": lambda rank: rank**-0.5}
@@ -32,7 +25,7 @@ class LoRWeBConfig(PeftConfig):
 
     bank: BankConfig | None = None
     init: str = "linear"
-    target_modules: str | list[str] = FLUX_TARGETS
+    target_modules: str | list[str] = ""
     exclude_modules: str | list[str] | None = None
     inference_mode: bool = False
 
@@ -42,3 +35,5 @@ class LoRWeBConfig(PeftConfig):
             raise ValueError(
                 "LoRWeBConfig needs bank=BankConfig(...): the number of basis LoRAs, their rank and the widths"
             )
+        if not self.target_modules:
+            raise ValueError("LoRWeBConfig needs target_modules: which layers get a basis, such as a family's targets")

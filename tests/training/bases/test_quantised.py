@@ -9,6 +9,7 @@ from diffusers.quantizers.bitsandbytes import BnB4BitDiffusersQuantizer, BnB8Bit
 from safetensors.torch import load_file
 
 from lorweb_core import BasisBank
+from training.bases import targets_of
 from training.bases.loading import check_quantisation, load_transformer
 from training.config import BaseConfig, load_config
 from training.evaluate import main as evaluate
@@ -49,7 +50,7 @@ def trained_tuner(run, config):
     """The tuner of a run that is over."""
     transformer = load_transformer(load_config(run / "config.yaml").base, torch.device("cpu"))
     bank = BasisBank.load(run / "bank.safetensors")
-    tuner = LoRWeBModel(transformer, LoRWeBConfig(bank=bank.config, target_modules=config.bank.targets))
+    tuner = LoRWeBModel(transformer, LoRWeBConfig(bank=bank.config, target_modules=targets_of(config)))
     (checkpoint,) = (run / "checkpoints").iterdir()
     tuner.load_adapter_state_dict(load_file(checkpoint / "adapter.safetensors"))
     return tuner, bank

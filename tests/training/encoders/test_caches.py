@@ -9,8 +9,8 @@ from transformers import CLIPTextModel, CLIPVisionModelWithProjection, T5Encoder
 
 from training.config import load_config
 from training.data import EmbeddingCache
-from training.encoders.caches import describe_weights
 from training.encoders.encoding import live_encoding
+from training.encoders.weights import describe_weights
 from training.run.setup import analogies, load_data, make_encoding
 
 ENCODERS = (CLIPTextModel, CLIPVisionModelWithProjection, T5EncoderModel)
@@ -42,6 +42,7 @@ def test_encoders_are_freed_after_caching(encode):
     encoding, _ = encode()
     assert alive() == before and encoding.vision is None and not encoding.needs_pixels
     live, _ = encode("data.cache=null", "data.cache_latents=0")
+    live.prompts([""], {})  # which is when text encoders are loaded
     assert len(alive()) == len(before) + 3 and live.needs_pixels
 
 
@@ -55,16 +56,18 @@ def test_full_caches_load_no_encoder(encode, monkeypatch):
         monkeypatch.setattr(encoder, "from_pretrained", refuse)
     second, _ = encode()
     prompt = training[0]["prompt"]
-    assert all(torch.equal(*pair) for pair in zip(first.prompts([prompt, ""]), second.prompts([prompt, ""])))
+    for one, other in zip(first.prompts([prompt, ""], {}), second.prompts([prompt, ""], {})):
+        assert one.keys() == {"tokens", "pooled"} and all(torch.equal(one[name], other[name]) for name in one)
 
 
 def test_known_prompts_free_the_text_encoders(overrides, tmp_path):
     config = load_config("training/configs/tiny.yaml", [*overrides, f"run={tmp_path}"])
     before = alive()
-    expected = live_encoding(config, CPU).prompts(["make it grey"])
+    (expected,) = live_encoding(config, CPU).prompts(["make it grey"], {})
     encoding = live_encoding(config, CPU, ["", "make it grey"])
     assert alive() == sorted([*before, "CLIPVisionModelWithProjection"])
-    assert all(torch.equal(*pair) for pair in zip(encoding.prompts(["make it grey"]), expected))
+    (found,) = encoding.prompts(["make it grey"], {})
+    assert found.keys() == expected.keys() and all(torch.equal(found[name], expected[name]) for name in found)
 
 
 def flip(path, place):

@@ -41,9 +41,9 @@ def make_batches(overrides, tmp_path):
 
 def equal(one, other):
     pairs = [(one.latents, other.latents), (one.draw.noise, other.draw.noise), (one.draw.t, other.draw.t)]
-    pairs += [
-        (getattr(one.condition, name), getattr(other.condition, name)) for name in ("reference", "prompt", "query")
-    ]
+    pairs += zip(one.condition.references, other.condition.references)
+    pairs += [(one.condition.text[name], other.condition.text[name]) for name in one.condition.text]
+    pairs.append((one.condition.query, other.condition.query))
     return all(torch.equal(*pair) for pair in pairs)
 
 
@@ -99,6 +99,6 @@ def test_captions_are_dropped_at_the_set_rate(make_batches):
     assert set(kept) == {"x", ""} and abs(kept.count("") / 2000 - 0.3) < 0.03
     assert kept == [batches._caption(position, "x") for position in range(2000)]
     assert all(make_batches("objective.caption_dropout=0")._caption(position, "x") == "x" for position in range(100))
-    empty = batches.encoding.prompts([""])[0][0]
-    dropped = next(batches.from_step(kept.index("") // batches.share.batch)).condition.prompt
+    empty = batches.encoding.prompts([""], {})[0]["tokens"]
+    dropped = next(batches.from_step(kept.index("") // batches.share.batch)).condition.text["tokens"]
     assert torch.equal(dropped[kept.index("") % batches.share.batch], empty)

@@ -7,15 +7,15 @@ import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
 
 from lorweb_core import MixingCoefficients
+from training.bases import KONTEXT, Conditioning
 from training.config import ObjectiveConfig
+from training.data.layouts import CANVAS, SEPARATE
 from training.run.objective import (
-    Conditioning,
     Noise,
     bell_weight,
     draw_noise,
     flow_loss,
     imbalance,
-    predict_velocity,
     region_weight,
     shifted,
 )
@@ -30,8 +30,9 @@ class Recorder(torch.nn.Module):
 
 
 def condition(batch=2, side=4, guidance=None):
-    reference, prompt = torch.randn(batch, 16, side, side), torch.randn(batch, 3, 8)
-    return Conditioning(reference, prompt, torch.randn(batch, 8), torch.randn(batch, 6), guidance)
+    text = {"tokens": torch.randn(batch, 3, 8), "pooled": torch.randn(batch, 8)}
+    references = (torch.randn(batch, 16, side, side),)
+    return Conditioning(KONTEXT, CANVAS, references, text, torch.randn(batch, 6), guidance)
 
 
 def test_bell_weight_is_zero_at_the_ends_and_one_on_average():
@@ -47,10 +48,10 @@ def test_bell_weight_is_zero_at_the_ends_and_one_on_average():
 def test_tokens_and_ids_are_the_kontext_pipelines():
     model, told = Recorder(), condition()
     x_t, t = torch.randn(2, 16, 4, 4), torch.tensor([0.25, 0.5])
-    velocity = predict_velocity(model, x_t, t, told)
+    velocity = KONTEXT.velocity(model, x_t, t, told)
     torch.testing.assert_close(velocity, 2 * x_t)  # packing and unpacking undo each other, the reference is cut off
     pack = FluxKontextPipeline._pack_latents
-    torch.testing.assert_close(model.told["hidden_states"][:, 4:], pack(told.reference, 2, 16, 4, 4))
+    torch.testing.assert_close(model.told["hidden_states"][:, 4:], pack(told.references[0], 2, 16, 4, 4))
     ids = model.told["img_ids"]
     assert ids.tolist() == [[i, y, x] for i in (0, 1) for y in (0, 1) for x in (0, 1)]
     assert model.told["txt_ids"].abs().max() == 0 and model.told["guidance"] is None
@@ -115,9 +116,10 @@ def test_the_noisy_canvas_interpolates_data_and_noise():
 
 @pytest.mark.parametrize("weight", [0.0, 0.25, 1.0])
 def test_region_weight_has_mean_one(weight):
-    region = region_weight((1, 16, 8, 8), weight, torch.device("cpu"))
+    region = region_weight(CANVAS, (1, 16, 8, 8), weight, torch.device("cpu"))
     assert abs(region.mean() - 1) < 1e-6
     torch.testing.assert_close(region[0, 0] / region[-1, -1], torch.tensor(weight))
+    assert torch.equal(region_weight(SEPARATE, (1, 16, 4, 4), weight, torch.device("cpu")), torch.ones(4, 4))
 
 
 @pytest.mark.parametrize(("timesteps", "mean"), [("uniform", 0.5), ("logit_normal", 0.5), ("mode", 0.5)])

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lorweb_core.query import QUERY_MODES
+from training.bases import KONTEXT
 from training.config import load_config
 from training.encoders.encoding import bank_config
 from training.encoders.vision import VisionEncoder, embedding_width
@@ -67,7 +68,8 @@ def test_caches_take_what_is_said(run_training, tmp_path, caplog):
     cache = tmp_path / "cache"
     run_training(tmp_path / "run", "train.steps=1", f"data.cache={cache}", "data.canvas=64")
     (said,) = (text for text in caplog.messages if " will hold " in text)
-    latents = 8 * latent_bytes(64, 4)
+    config = load_config("training/configs/tiny.yaml", ["data.canvas=64"])
+    latents = 8 * latent_bytes(KONTEXT, config, 4)
     assert said == f"{cache} will hold prompts 12.3 kB, embeddings 442.4 kB, latents {latents / 1000:.1f} kB"
     shards = {
         kind: sum(p.stat().st_size for p in (cache / kind).glob("*/*.safetensors")) for kind in ("images", "latents")

@@ -5,7 +5,8 @@ import torch
 from diffusers.models.embeddings import apply_rotary_emb
 from diffusers.models.transformers.transformer_flux import FluxPosEmbed
 
-from training.run.objective import _canvas_ids, predict_velocity
+from training.bases import KONTEXT
+from training.bases.kontext import _canvas_ids
 from training.starter.base import Base, BaseSettings
 from training.starter.encoder import EncoderSettings, make_encoder
 from training.starter.telling import NOTHING, Vocabulary, plainly
@@ -61,7 +62,7 @@ def test_nothing_that_is_told_matters_yet_and_everything_can_learn(base):
     generator = torch.Generator().manual_seed(0)
     reference, noise = torch.randn(2, 1, 16, 8, 8, generator=generator)
     velocities = [
-        predict_velocity(
+        KONTEXT.velocity(
             base.transformer, noise, torch.tensor([0.5]), base.tell(base.vocabulary.spell([plainly(*told)]), reference)
         )
         for told in ((NOTHING,), (NOTHING, "invert"))

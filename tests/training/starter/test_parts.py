@@ -12,7 +12,8 @@ from safetensors.torch import load_file
 from lorweb_core import BasisBank
 from lorweb_core.canvas import stack_quadrants
 from lorweb_core.packing import PACKED
-from training.bases.coding import EmbeddedPrompts, LatentCoder
+from training.bases import KONTEXT
+from training.bases.kontext import EmbeddedPrompts
 from training.bases.loading import load_transformer
 from training.config import BaseConfig
 from training.encoders import VisionEncoder
@@ -136,7 +137,7 @@ def test_a_pool_takes_what_is_there_and_refuses_other_shards(made, tmp_path):
 
 
 def test_cached_latents_make_the_canvas_of_an_analogy(made, pool):
-    coder = LatentCoder(str(made / "autoencoder"), CPU, torch.float32)
+    coder = KONTEXT.load_coder(str(made / "autoencoder"), CPU, torch.float32)
     latents = Encoded(pool, coder)
     latents.refresh()
     (b, b_prime), a_pair = pool.images[4] / 255, pool.images[4] / 255
@@ -250,7 +251,7 @@ def test_blocks_that_were_never_trained_are_skipped_exactly(made):
     whole = AutoencoderTiny.from_pretrained(made / "base" / "base" / "vae")
     with torch.no_grad():
         expected = whole.encode(images.movedim(-1, 1) * 2 - 1).latents
-    coder = LatentCoder(str(made / "base" / "base"), "cpu", torch.float32)
+    coder = KONTEXT.load_coder(str(made / "base" / "base"), "cpu", torch.float32)
     blocks = [type(layer).__name__ for layer in coder.vae.encoder.layers].count("AutoencoderTinyBlock")
     assert blocks < [type(layer).__name__ for layer in whole.encoder.layers].count("AutoencoderTinyBlock")
     torch.testing.assert_close(coder.encode(images), expected, atol=1e-5, rtol=1e-5)
@@ -307,9 +308,9 @@ def test_the_encoder_reads_as_a_clip(made):
 
 def test_embedded_prompts(made):
     prompts = EmbeddedPrompts(made / "base" / "base" / "prompts.safetensors")
-    tokens, pooled = prompts([NOTHING, "invert", NOTHING])
-    assert tokens.shape == (3, 1, 64) and pooled.shape == (3, 128)
-    assert torch.equal(pooled[0], pooled[2]) and not torch.equal(pooled[0], pooled[1])
+    nothing, invert, again = prompts([NOTHING, "invert", NOTHING])
+    assert nothing["tokens"].shape == (1, 64) and nothing["pooled"].shape == (128,)
+    assert torch.equal(nothing["pooled"], again["pooled"]) and not torch.equal(nothing["pooled"], invert["pooled"])
     with pytest.raises(ValueError, match=r"prompts\.safetensors knows \d+ prompts, and 'snow' is none"):
         prompts(["snow"])
 

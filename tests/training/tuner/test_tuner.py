@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint
 
 from lorweb_core import BankConfig, BasisBank
 from lorweb_core.checkpoint import write_bank
-from training.tuner import FLUX_TARGETS, LoRWeBConfig, LoRWeBModel
+from training.bases import KONTEXT
+from training.tuner import LoRWeBConfig, LoRWeBModel
 
 Q = 6
 
@@ -266,6 +267,6 @@ def test_flux_targets_are_the_494_layers_of_the_method():
     with torch.device("meta"):
         flux = FluxTransformer2DModel(guidance_embeds=True)
         bank = bank_config(num_loras=32, rank=4, key_dim=128, query_dim=2304, query_mode="cat-aa'b")
-        tuner = LoRWeBModel(flux, LoRWeBConfig(bank=bank, target_modules=FLUX_TARGETS))
+        tuner = LoRWeBModel(flux, LoRWeBConfig(bank=bank, target_modules=KONTEXT.targets))
     assert len(tuner.tuner_layers) == 494
     assert sum(p.numel() for p in tuner.parameters() if p.requires_grad) == 835_051_520
