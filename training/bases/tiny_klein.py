@@ -57,9 +57,7 @@ def _qwen3() -> Qwen3ForCausalLM:
 
 
 def _vae() -> AutoencoderKLFlux2:
-    vae = AutoencoderKLFlux2(
-        block_out_channels=(8, 8, 8, 8), norm_num_groups=4, layers_per_block=1, mid_block_add_attention=False
-    )
+    vae = AutoencoderKLFlux2(block_out_channels=(32, 32, 32, 32), layers_per_block=1)
     vae.bn.running_mean.normal_(std=0.1)
     vae.bn.running_var.uniform_(0.02, 0.1)  # about what the latents of random weights have
     return vae
