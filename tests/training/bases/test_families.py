@@ -12,10 +12,12 @@ from safetensors.torch import load_file
 from lorweb_core import BasisBank
 from lorweb_core.card import load_card
 from training.bases import FAMILIES, family_of
+from training.bases.loading import load_transformer
 from training.config import load_config
 from training.evaluate import main as evaluate
 from training.refine import main as refine
 from training.run.setup import prepare_run
+from training.run.tracking import read_metrics
 
 CONFIGS = {"klein": "training/configs/tiny_klein.yaml"}
 WAYS = [("klein", "separate"), ("klein", "canvas")]
@@ -88,6 +90,16 @@ def test_caches_give_what_the_encoders_give(train, tmp_path, name):
     one, other = (load_file(run / "bank.safetensors") for run in (cached, live))
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_quantised_base_trains(train, tmp_path, name):
+    pytest.importorskip("torchao")
+    run = train(tmp_path / "run", name, "separate", "train.steps=1", "base.quantise=torchao-int8")
+    assert np.isfinite(float(read_metrics(run / "metrics.csv")[0]["loss"]))
+    model = load_transformer(load_config(run / "config.yaml").base, torch.device("cpu"))
+    weight = model.get_submodule("transformer_blocks.0.attn.to_q").weight
+    assert (type(weight).__name__, weight.qdata.dtype) == ("Int8Tensor", torch.int8)
 
 
 @pytest.mark.parametrize("name", CONFIGS)
