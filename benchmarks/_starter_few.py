@@ -13,10 +13,10 @@ from PIL import Image
 
 from lorweb_core.canvas import stack_quadrants
 from training import prepare
-from training.data.hashing import random_words
 from training.evaluate import COPY
-from training.intervals import mean
-from training.starter import photographs
+from training.hashing import random_words
+from training.judge.intervals import mean
+from training.pictures import photographs
 
 from ._starter_coefficients import example_item
 from ._starter_outside import pair_of
