@@ -162,8 +162,11 @@ class BasisBank:
         """Coefficients [..., L, N] of queries [..., q] in float32 on the CPU, unchecked and differentiable."""
         return mixing_coefficients(self._logits.of(query), self.config.softmax, self.config.mixing).float()
 
-    def compose(self, coefficients: MixingCoefficients) -> ComposedLoRA:
+    def compose(self, coefficients: MixingCoefficients, progress: Progress | None = None) -> ComposedLoRA:
         """One ordinary LoRA of rank N * r. It holds this bank and the coefficients, no copy of any factor.
+
+        Args:
+            progress: called with (layers checked, layers in all).
 
         Raises:
             ValueError: when the coefficients are a batch, were mixed by another bank, are of other layers or another
@@ -171,7 +174,7 @@ class BasisBank:
             BankError: as ``require_unchanged``.
         """
         self.require_unchanged()
-        return ComposedLoRA(self, coefficients)
+        return ComposedLoRA(self, coefficients, progress)
 
     def require_unchanged(self) -> None:
         """Refuse to read tensors of a mapped file that was written into, which may kill the process.

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from .atomic import replacing
 from .card import KEYWORD, EditCard, read_bounded, reading
+from .checkpoint import Progress, iterate_with_progress
 from .gallery import Match
 from .lettering import draw_text
 from .plot import BACKGROUND, FAINT, INK, MARGIN, THUMBNAIL, thumbnail
@@ -100,8 +101,11 @@ def load_picture(path: str | os.PathLike, card: EditCard) -> np.ndarray:
             raise ValueError(f"the picture is damaged: {error}") from error
 
 
-def contact_sheet(matches: Sequence[Match]) -> np.ndarray:
+def contact_sheet(matches: Sequence[Match], progress: Progress | None = None) -> np.ndarray:
     """Cards in rows of up to four, the nearest first, each above its file's name and its cosine.
+
+    Args:
+        progress: called with (cards drawn, cards in all).
 
     Returns:
         [height, width, 3] uint8.
@@ -120,7 +124,7 @@ def contact_sheet(matches: Sequence[Match]) -> np.ndarray:
     size = (columns * cell[0] + MARGIN, -(-len(matches) // columns) * cell[1] + MARGIN)
     sheet = Image.new("RGB", size, BACKGROUND)
     draw = ImageDraw.Draw(sheet)
-    for index, match in enumerate(matches):
+    for index, match in enumerate(iterate_with_progress(matches, progress, len(matches))):
         left, top = MARGIN + index % columns * cell[0], MARGIN + index // columns * cell[1]
         photo = Image.fromarray(load_picture(match.path, match.card))
         photo.thumbnail((SHEET_CARD, SHEET_CARD * 4 // 3))

@@ -62,12 +62,15 @@ class Bank(Protocol):
 class ComposedLoRA:
     """The LoRA that a bank and one set of coefficients make. Factors are formed when asked for, and not kept.
 
+    Args:
+        progress: called with (layers checked, layers in all).
+
     Raises:
         ValueError: when the coefficients are a batch, were mixed by another bank, are of other layers or another N, or
             make a delta that half precision does not hold.
     """
 
-    def __init__(self, bank: Bank, coefficients: MixingCoefficients):
+    def __init__(self, bank: Bank, coefficients: MixingCoefficients, progress: Progress | None = None):
         coefficients.require_single("A LoRA")
         if set(coefficients.layers) != set(bank.layers) or coefficients.num_loras != bank.config.num_loras:
             raise ValueError(
@@ -83,7 +86,7 @@ class ComposedLoRA:
         self.bank = bank
         self.coefficients = coefficients
         self._rows = dict(zip(coefficients.layers, coefficients.values, strict=True))
-        self._check_range()
+        self._check_range(progress)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -105,9 +108,10 @@ class ComposedLoRA:
         bias = self.bank.layers[name].bias
         return None if bias is None else self.bank.config.scale * (self._rows[name] @ bias.float())
 
-    def _check_range(self) -> None:
+    def _check_range(self, progress: Progress | None) -> None:
         totals = self.coefficients.values.double().abs().sum(dim=-1).tolist()
-        for name, total in zip(self.coefficients.layers, totals, strict=True):
+        layers = zip(self.coefficients.layers, totals, strict=True)
+        for name, total in iterate_with_progress(layers, progress, len(totals)):
             largest = self.bank.layers[name].bound * abs(self.bank.config.scale) * total
             if largest > _LARGEST_DELTA and not self._reach(name) <= _LARGEST_DELTA:
                 raise BankError(

@@ -12,6 +12,7 @@ from ..lorweb_core.checkpoint import PREFIX
 from ..lorweb_core.layers import places
 from ..lorweb_core.lora import ComposedLoRA
 from .adapter import BasisAdapter
+from .progress import no_bar
 from .runtime import Rows, add_at_run_time
 from .sockets import CATEGORY, Basis, Coefficients, schema
 
@@ -77,7 +78,7 @@ class Apply(io.ComfyNode):
         if strength == 0:
             report = f"{basis.path.name}: strength 0, the model is untouched"
             return io.NodeOutput(model, report, ui=ui.PreviewText(report))
-        edited, report = apply_lora(model, basis.compose(coefficients), strength, mode)
+        edited, report = apply_lora(model, basis.compose(coefficients, no_bar), strength, mode)
         return io.NodeOutput(edited, report, ui=ui.PreviewText(report))
 
 

@@ -8,6 +8,7 @@ from comfy_api.latest import io, ui
 from ..lorweb_core import MixingCoefficients
 from ..lorweb_core.patterns import parse_block_scales, parse_overrides
 from ..lorweb_core.plot import heatmap
+from .progress import interruptible
 from .sockets import ADVANCED, CATEGORY, Coefficients, coefficients_output, image_of, schema
 from .values import check_finite, check_values
 
@@ -129,9 +130,9 @@ class AdjustCoefficients(io.ComfyNode):
         if top_k:
             adjusted = adjusted.top_k(min(top_k, adjusted.num_loras))
         with _errors_of("block_scales"):
-            adjusted = adjusted.scale_blocks(parse_block_scales(block_scales))
+            adjusted = adjusted.scale_blocks(interruptible(parse_block_scales(block_scales)))
         with _errors_of("overrides"):
-            adjusted = adjusted.override(parse_overrides(overrides))
+            adjusted = adjusted.override(interruptible(parse_overrides(overrides)))
         return coefficients_output(adjusted)
 
 

@@ -13,6 +13,7 @@ from ..lorweb_core.card import EditCard, load_card
 from ..lorweb_core.cardpicture import LARGEST_SHEET, card_picture, contact_sheet, load_picture, save_card
 from ..lorweb_core.gallery import Gallery, nearest
 from .folders import EDITS_FOLDER, edit_names, edit_path, new_output
+from .progress import interruptible, no_bar
 from .sockets import CATEGORY, Basis, Coefficients, image_of, schema
 from .values import check_finite, check_values, rgb
 
@@ -93,7 +94,7 @@ def _settings(basis: BasisBank | None, coefficients: MixingCoefficients) -> dict
     """What a card says of the bank, which has to be the coefficients' own."""
     if basis is None:
         return {}
-    basis.compose(coefficients)
+    basis.compose(coefficients, no_bar)
     config = basis.config
     words = {"query_mode": config.query_mode, "encoder": config.encoder, "base": config.base_model}
     return {**words, "layout": config.layout}
@@ -190,13 +191,13 @@ class FindEdits(io.ComfyNode):
     @classmethod
     def execute(cls, coefficients: MixingCoefficients, folder: str, k: int) -> io.NodeOutput:
         check_values(cls, folder=folder, k=k)
-        gallery = Gallery.of(_paths_in(folder)).like(coefficients)
+        gallery = Gallery.of(interruptible(_paths_in(folder))).like(coefficients)
         matches = nearest(coefficients, gallery.cards, k)
         left_out = [f"left out: {reason}" for reason in gallery.refused.values()]
         if not matches:
             raise ValueError("\n".join([f"there is no other edit of this bank in {folder}", *left_out[:5]]))
         lines = [f"{match.cosine:.3f}  {match.path}: {match.card.describe()}" for match in matches]
-        sheet = image_of(contact_sheet(matches))
+        sheet = image_of(contact_sheet(matches, no_bar))
         report = "\n".join(lines + left_out)
         return io.NodeOutput(sheet, matches[0].card.coefficients, report, ui=ui.PreviewImage(sheet))
 

@@ -10,7 +10,7 @@ from comfy_api.latest import io, ui
 from ..lorweb_core import BasisBank, MixingCoefficients
 from ..lorweb_core.export import FORMATS
 from .folders import new_output
-from .progress import progress_bar
+from .progress import no_bar, progress_bar
 from .sockets import CATEGORY, Basis, Coefficients, schema
 from .values import check_values
 
@@ -78,7 +78,7 @@ class SaveLoRA(io.ComfyNode):
         dtype: str,
     ) -> io.NodeOutput:
         check_values(cls, format=format, max_rank=max_rank, dtype=dtype)
-        lora = basis.compose(coefficients)
+        lora = basis.compose(coefficients, no_bar)
         rank = basis.config.num_loras * basis.config.rank
         truncated = 0 < max_rank < rank
         report = f"exact, rank {rank}"

@@ -1,5 +1,6 @@
 """ComfyUI's CLIP_VISION as the image encoder of the query."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import comfy.model_management
@@ -9,6 +10,7 @@ from torch import Tensor
 from ..lorweb_core import BankConfig
 from ..lorweb_core.canvas import pad_edges, resize
 from ..lorweb_core.config import CLIP_VIT_L
+from .progress import interruptible
 
 ENCODER_CROPS = ("center", "pad", "stretch")
 # Images a forward pass; bounds memory for large batches and lets an interrupt in between.
@@ -121,7 +123,5 @@ def center_crop(images: Tensor, side: int) -> Tensor:
     return images[:, top : top + side, left : left + side]
 
 
-def _chunks(images: Tensor):
-    for chunk in images.split(CHUNK):
-        comfy.model_management.throw_exception_if_processing_interrupted()
-        yield chunk
+def _chunks(images: Tensor) -> Iterator[Tensor]:
+    return interruptible(images.split(CHUNK))

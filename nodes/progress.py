@@ -1,9 +1,12 @@
 """ComfyUI's progress bar and interrupt for long work in the core."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
 
 import comfy.model_management
 import comfy.utils
+
+T = TypeVar("T")
 
 
 def progress_bar(phases: int = 1) -> Callable[[int, int], None]:
@@ -22,3 +25,15 @@ def progress_bar(phases: int = 1) -> Callable[[int, int], None]:
         phase += done == total
 
     return report
+
+
+def no_bar(done: int, total: int) -> None:
+    """A ``progress(done, total)`` of work too short for a bar, which stops when the user interrupts."""
+    comfy.model_management.throw_exception_if_processing_interrupted()
+
+
+def interruptible(items: Iterable[T]) -> Iterator[T]:
+    """The items, until the user interrupts."""
+    for item in items:
+        comfy.model_management.throw_exception_if_processing_interrupted()
+        yield item

@@ -19,6 +19,7 @@ from ..lorweb_core import BasisBank
 from ..lorweb_core.packing import PACKED, unpack
 from .counted import CountedBank
 from .narrow_flux import load_narrow_flux
+from .progress import progress_bar
 from .sockets import CATEGORY, Basis, image_of, schema
 
 FOLDER = Path(__file__).resolve().parent.parent / "starter"
@@ -53,7 +54,7 @@ class LoadStarter(io.ComfyNode):
 
     @classmethod
     def execute(cls) -> io.NodeOutput:
-        bank = BasisBank.load(_file("bank.safetensors"), mmap=not args.disable_mmap)
+        bank = BasisBank.load(_file("bank.safetensors"), progress_bar(phases=2), mmap=not args.disable_mmap)
         return io.NodeOutput(_model(), _vae(), _clip_vision(), CountedBank(bank), _prompt())
 
 
