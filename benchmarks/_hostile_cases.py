@@ -17,6 +17,8 @@ from safetensors.torch import save as to_bytes
 from torch import Tensor
 
 from lorweb_core import BankError, BasisBank, MixingCoefficients
+from lorweb_core.card import CardError, EditCard, load_card
+from lorweb_core.cardpicture import load_picture
 from lorweb_core.info import describe
 from lorweb_core.patterns import parse_block_scales, parse_overrides
 
@@ -115,12 +117,29 @@ def check_manifest(seed: int, folder: Path) -> Verdict:
     return judge(attempt, (DataError,), str(path))
 
 
+def check_card(seed: int, folder: Path) -> Verdict:
+    """Read a damaged edit card with its picture, and compose what is in it with a bank, which may refuse it."""
+    from ._hostile_cards import damaged_card
+
+    path = folder / "card.png"
+    path.write_bytes(damaged_card(random.Random(seed)))
+
+    def attempt() -> str:
+        card = load_card(path)
+        text, finite = card.to_json(), card.coefficients.values.isfinite().all()
+        same = EditCard.from_json(text).to_json() == text and load_picture(path, card).size > 0
+        return "loaded" if finite and same and _fits(card.coefficients) != "NaN" else "NaN"
+
+    return judge(attempt, (CardError,), str(path))
+
+
 CHECKS: dict[str, Callable[[int, Path], Verdict]] = {
     "bank": check_bank,
     "yaml": check_yaml,
     "coefficients": check_coefficients,
     "table": check_table,
     "manifest": check_manifest,
+    "card": check_card,
 }
 
 
@@ -158,6 +177,13 @@ def _compose(c: MixingCoefficients) -> str:
     return "loaded" if all(_product(lora, name).isfinite().all() for name in lora.names) else "NaN"
 
 
+def _fits(c: MixingCoefficients) -> str:
+    try:
+        return _compose(c)
+    except ValueError:
+        return "refused"
+
+
 @lru_cache
 def _bank() -> BasisBank:
     import tempfile
@@ -192,7 +218,7 @@ def damaged_bank(rng: random.Random) -> bytes:
             _damage_tensors(tensors, rng)
     data = to_bytes(tensors, metadata)
     if kind == 1:
-        return _damage_bytes(data, rng)
+        return damage_bytes(data, rng)
     return _damage_header(data, rng) if kind == 2 else data
 
 
@@ -233,7 +259,8 @@ def _damage_tensors(tensors: dict[str, Tensor], rng: random.Random) -> None:
     tensors[name] = tensor.contiguous()
 
 
-def _damage_bytes(data: bytes, rng: random.Random) -> bytes:
+def damage_bytes(data: bytes, rng: random.Random) -> bytes:
+    """Bytes with some flipped, inserted or lost, cut off, or with another length of a header."""
     damaged, kind = bytearray(data), rng.randrange(5)
     if kind == 0:
         for _ in range(rng.randint(1, 64)):
@@ -289,7 +316,7 @@ def damaged_yaml(rng: random.Random) -> bytes:
     kwargs = "".join(f"        {name}: {value}\n" for name, value in sound.items())
     text = f"{before}\nconfig:\n  name: x\n  process:\n  - network:\n      linear: 2\n      network_kwargs:\n{kwargs}"
     raw = text.encode(rng.choice(("utf-8", "utf-8", "utf-8", "utf-16", "utf-8-sig")), errors="surrogatepass")
-    return _damage_bytes(raw, rng) if rng.random() < 0.3 else raw
+    return damage_bytes(raw, rng) if rng.random() < 0.3 else raw
 
 
 def damaged_json(rng: random.Random) -> str:
@@ -337,4 +364,4 @@ def damaged_manifest(rng: random.Random) -> bytes:
         text = text[:at] + rng.choice(("", DEEP, DIGITS, "{", '"', "NaN", "\ud800", "\\ud800", "\x00")) + text[at + 1 :]
     lines = [json.dumps(sound), text, json.dumps(sound)]
     raw = "\n".join(lines).encode(errors="surrogatepass")
-    return _damage_bytes(raw, rng) if rng.random() < 0.3 else raw
+    return damage_bytes(raw, rng) if rng.random() < 0.3 else raw

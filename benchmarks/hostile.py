@@ -2,7 +2,8 @@
 
 Every case is made from its seed and tried in a worker process with a limit of memory and one of time. A worker that
 dies or hangs is replaced, and its case counted. Right are "loaded" and "refused": with a ``BankError`` (of texts a
-``ValueError``, of manifests a ``DataError``) of less than 2 KB that names the file; and what is loaded makes no NaN.
+``ValueError``, of manifests a ``DataError``, of cards a ``CardError``) of less than 2 KB that names the file; and what
+is loaded makes no NaN.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from .coefficients import JSON_FORMAT, MixingCoefficients
 from .config import CANVAS
 from .fingerprint import Fingerprint
 from .pngtext import SIGNATURE, text_of
-from .wording import clipped, is_finite, shown
+from .wording import clipped, is_finite, misspelt, shown
 
 FORMAT, VERSION, KEYWORD = "lorweb-edit", 1, "lorweb_edit"
 SOFTMAX, TANH = "softmax", "tanh"
@@ -203,9 +203,11 @@ def _check_structure(text: str) -> None:
 def _read_coefficients(document: Mapping[str, Any]) -> MixingCoefficients:
     layers, num_loras, activation = (document.get(name) for name in ("layers", "num_loras", "activation"))
     if activation not in (SOFTMAX, TANH):
-        raise ValueError(f"activation is {shown(activation)}; expected {SOFTMAX} or {TANH}")
+        raise ValueError(
+            f"activation is {shown(activation)}; expected {SOFTMAX} or {TANH}{misspelt('activation', document)}"
+        )
     if not isinstance(layers, list) or not all(isinstance(layer, str) for layer in layers):
-        raise ValueError(f"layers is {shown(layers)}; expected a list of module paths")
+        raise ValueError(f"layers is {shown(layers)}; expected a list of module paths{misspelt('layers', document)}")
     _check_sizes(layers, num_loras)
     values = _read_values(document.get("values"), len(layers), num_loras)
     return MixingCoefficients(values, tuple(layers), activation == SOFTMAX, Fingerprint.of_document(document))

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .fingerprint import Fingerprint
 from .patterns import match_layers
-from .wording import clipped, is_finite, shown
+from .wording import clipped, is_finite, misspelt, shown
 
 JSON_FORMAT, JSON_VERSION = "lorweb-coefficients", 1
 # tanh coefficients are pulled this far from +-1 before atanh, whose value there is infinite.
@@ -226,7 +226,10 @@ class MixingCoefficients:
             )
         rows = document.get("layers")
         if not isinstance(rows, dict) or not rows or not isinstance(document.get("softmax"), bool):
-            raise ValueError('the coefficients need "softmax": true or false, and "layers" with at least one layer')
+            raise ValueError(
+                'the coefficients need "softmax": true or false, and "layers" with at least one layer'
+                f"{misspelt('layers', document) or misspelt('softmax', document)}"
+            )
         return cls(_rows_to_tensor(rows), tuple(rows), document["softmax"], Fingerprint.of_document(document))
 
     def require_single(self, purpose: str) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 
 from .mixing import MIXINGS
 from .query import QUERY_MODES
-from .wording import clipped, is_finite, shown
+from .wording import clipped, is_finite, meant, shown
 
 CLIP_VIT_L = "openai/clip-vit-large-patch14"
 SIGLIP2 = "google/siglip2-base-patch16-224"
@@ -152,7 +152,7 @@ def settings_from_header(metadata: Mapping[str, str]) -> dict[str, Any]:
     unknown = sorted(set(settings) - known) if isinstance(settings, dict) else [type(settings).__name__]
     if unknown:
         raise BankError(
-            f"the header entry lorweb_config holds {clipped(', '.join(unknown))}, which this version does not know;"
-            " update the node pack"
+            f"the header entry lorweb_config holds {clipped(', '.join(unknown))}, which this version does not know"
+            f"{meant(unknown[0], known)}; update the node pack"
         )
     return settings

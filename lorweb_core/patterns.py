@@ -11,11 +11,13 @@ import fnmatch
 import re
 from collections.abc import Iterator, Sequence
 
-from .wording import clipped, shown
+from .wording import clipped, nearest, shown
 
 # Numbers of blocks have few digits; Python reads none of more than 4,300.
 _RANGE = re.compile(r"\\{(\d{1,18})\\-(\d{1,18})\\}")
 _NUMBER = re.compile(r"(?<![0-9])[0-9]{1,18}(?![0-9])")
+# What is no part of a name, and numbers, which no other number is meant by.
+_GLOB = re.compile(r"[*?{}\[\]]|^\d+$")
 _LONGEST_PATTERN = 300
 _LONGEST_TEXT, _MOST_LINES = 2**20, 10_000
 
@@ -33,10 +35,22 @@ def match_layers(pattern: str, layers: Sequence[str]) -> list[int]:
     if not found:
         near = difflib.get_close_matches(pattern, layers, n=3, cutoff=0.3) or list(layers[:3])
         raise ValueError(
-            f"{shown(pattern)} matches none of the {len(layers)} layers; layers are named like"
+            f"{shown(pattern)} matches none of the {len(layers)} layers{_meant(pattern, layers)}; layers are named like"
             f" {', '.join(clipped(name, 80) for name in near)}"
         )
     return found
+
+
+def _meant(pattern: str, layers: Sequence[str]) -> str:
+    """What to say of a pattern that covers layers once its misspelt parts are those that are most like them."""
+    known = {part for name in layers for part in name.split(".")}
+    parts = [
+        part if part in known or _GLOB.search(part) else nearest(part, known, cutoff=0.5) or part
+        for part in pattern.strip().split(".")
+    ]
+    meant = ".".join(parts)
+    covers = re.compile(_to_regex(meant, layers)).fullmatch
+    return f"; did you mean {shown(meant)}?" if any(map(covers, layers)) else ""
 
 
 def _to_regex(pattern: str, layers: Sequence[str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Mapping
 from itertools import accumulate
@@ -9,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 from .config import BankError, naming
-from .wording import clipped, shown
+from .wording import clipped, misspelt, shown
+
+logger = logging.getLogger(__name__)
 
 # A training configuration has a few thousand letters; a file of this size is none.
 _LARGEST_YAML = 128 * 1024
@@ -33,6 +36,7 @@ _NAMES = {
     "external_query_model": "encoder",
     "query_projection_type": "projection",
 }
+_EXTERNAL = "external_query"
 
 
 def sibling_yaml(path: Path) -> Path | None:
@@ -111,14 +115,15 @@ def settings_from_yaml(document: Any) -> dict[str, Any]:
         BankError: when it has no such section, or configures an *internal* query: coefficients that depend on the
             activations cannot be composed into one LoRA.
     """
-    try:
-        process = document["config"]["process"][0]
-        network = process["network"]
-        kwargs = network["network_kwargs"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise BankError("it has no section config.process[0].network.network_kwargs") from error
-    kwargs, model = _section("network_kwargs", kwargs), _section("model", process.get("model"))
-    _expect_external_query(kwargs.get("external_query"))
+    process = _inside(document, "config", "process", 0)
+    network = _inside(process, "network")
+    kwargs = _section("network_kwargs", _inside(network, "network_kwargs"))
+    model = _section("model", process.get("model"))
+    others = kwargs.keys() - {*_NAMES, _EXTERNAL}
+    for name in _NAMES.keys() - kwargs.keys():
+        if hint := misspelt(name, others, cutoff=0.8):
+            logger.warning("network_kwargs says nothing of %s%s", name, hint)
+    _expect_external_query(kwargs.get(_EXTERNAL))
     settings = {ours: kwargs[theirs] for theirs, ours in _NAMES.items() if kwargs.get(theirs) is not None}
     mode = settings.get("query_mode", _DEFAULT_MODE)
     settings["query_mode"] = _RELEASED_MODES.get(mode, mode) if isinstance(mode, str) else mode
@@ -138,6 +143,19 @@ def _expect_external_query(value: Any) -> None:
         )
     if value not in (None, True):
         raise BankError(f"external_query is {shown(value)}; expected true or false")
+
+
+def _inside(document: Any, *keys: str | int) -> Any:
+    """What stands under keys, one in the other."""
+    for key in keys:
+        try:
+            document = document[key]
+        except (KeyError, IndexError, TypeError) as error:
+            found = document if isinstance(document, Mapping) else ()
+            raise BankError(
+                f"it has no section {key} of config.process[0].network.network_kwargs{misspelt(str(key), found)}"
+            ) from error
+    return document
 
 
 def _section(name: str, section: Any) -> Mapping[str, Any]:

@@ -8,6 +8,7 @@ from pathlib import PurePath
 import folder_paths
 
 from ..lorweb_core.card import is_card
+from ..lorweb_core.wording import meant
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,8 @@ def basis_path(name: str) -> str:
     if path is None:
         folders = " or ".join(folder_paths.get_folder_paths(FOLDER))
         there = ", ".join(basis_names()) or "no .safetensors file"
-        raise FileNotFoundError(f"there is no bank {name!r}; put it into {folders} (found there: {there})")
+        hint = meant(name, basis_names())
+        raise FileNotFoundError(f"there is no bank {name!r}{hint}; put it into {folders} (found there: {there})")
     return path
 
 
@@ -78,7 +80,8 @@ def edit_path(name: str) -> str:
     path = None if os.path.isabs(kept) or ".." in PurePath(kept).parts else find(kept)
     if path is None or not os.path.isfile(path):
         folders = " or ".join(folder_paths.get_folder_paths(EDITS_FOLDER))
-        raise FileNotFoundError(f"there is no edit card {name!r}; put it into {folders}, or drop it on Load Edit")
+        hint = meant(name, edit_names())
+        raise FileNotFoundError(f"there is no edit card {name!r}{hint}; put it into {folders}, or drop it on Load Edit")
     return path
 
 

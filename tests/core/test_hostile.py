@@ -10,7 +10,9 @@ from benchmarks._hostile_cases import CHECKS, Verdict, judge
 from lorweb_core import BankError
 
 
-@pytest.mark.parametrize(("kind", "cases"), [("bank", 300), ("yaml", 150), ("coefficients", 300), ("table", 200)])
+@pytest.mark.parametrize(
+    ("kind", "cases"), [("bank", 300), ("yaml", 150), ("coefficients", 300), ("table", 200), ("card", 300)]
+)
 def test_damaged_files(kind, cases, tmp_path):
     logging.disable(logging.WARNING)
     try:

@@ -80,6 +80,14 @@ def test_a_card_that_is_none(folder):
     assert message.startswith("card.png: no edit can be read: the file is neither a PNG")
 
 
+def test_a_misspelt_file(folder):
+    a_bank(folder, "my_bank")
+    assert refusal(LoadBasis, "mybank.safetensors").startswith(
+        "there is no bank 'mybank.safetensors'; did you mean 'my_bank.safetensors'?"
+    )
+    assert refusal(LoadEdit, "lorweb_edits/absent.png").startswith("there is no edit card 'lorweb_edits/absent.png'")
+
+
 def test_another_bank_s_coefficients(folder):
     one, other = (BasisBank.load(a_bank(folder, name, seed=seed)) for seed, name in enumerate("xy"))
     assert refusal(Apply, None, one, mix(other), 1.0).startswith("these coefficients are of another bank: they were")
