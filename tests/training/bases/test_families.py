@@ -2,22 +2,26 @@
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 
-from lorweb_core import BasisBank
+from lorweb_core import BankConfig, BasisBank
 from lorweb_core.card import load_card
-from training.bases import FAMILIES, family_of
+from training.bases import FAMILIES, family_of, targets_of
 from training.bases.loading import load_transformer
 from training.config import load_config
 from training.evaluate import main as evaluate
 from training.refine import main as refine
 from training.run.setup import prepare_run
 from training.run.tracking import read_metrics
+from training.tuner import LoRWeBConfig, LoRWeBModel
 
 CONFIGS = {"klein": "training/configs/tiny_klein.yaml"}
 WAYS = [("klein", "separate"), ("klein", "canvas")]
@@ -112,6 +116,19 @@ def test_two_processes_reach_the_bank_of_one(train, launch, finish, base_of, tmp
     one, other = (load_file(run / "bank.safetensors") for run in (alone, tmp_path / "pair"))
     for key in one:
         torch.testing.assert_close(one[key], other[key], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_launch_that_shards_finds_the_blocks_of_the_base(base_of, name):
+    """accelerate wraps what the model calls indivisible, where its configuration names no class of one family."""
+    launcher = yaml.safe_load(Path("training/configs/accelerate_fsdp.yaml").read_text(encoding="utf-8"))
+    assert launcher["fsdp_config"].keys().isdisjoint({"fsdp_transformer_layer_cls_to_wrap"})
+    config = load_config(CONFIGS[name], [base_of(name)])
+    bank = BankConfig(num_loras=1, rank=1, key_dim=1, query_dim=1)
+    transformer = load_transformer(config.base, torch.device("cpu"))
+    tuner = LoRWeBModel(transformer, LoRWeBConfig(bank=bank, target_modules=targets_of(config)))
+    classes = {type(module).__name__ for block, module in tuner.named_modules() if re.search(r"blocks\.\d+$", block)}
+    assert set(tuner._no_split_modules) == classes
 
 
 def test_a_layout_that_a_base_cannot_be_shown_is_refused(run_training, tmp_path):
