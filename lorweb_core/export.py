@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from .checkpoint import PREFIX, Progress, iterate_with_progress, save_atomically
-from .layers import fused_modules
+from .layers import fused_modules, nearest_family
 
 FORMATS = ("diffusers", "comfyui")
 
@@ -57,6 +57,15 @@ def save_lora(
         _check_finite(part, path)
         tensors |= part
     save_atomically(tensors, path, {"format": "pt", **(metadata or {})}, replace)
+
+
+def names_of(layers: Sequence[str], format: str) -> str:
+    """Whose names a file of the format has, and who reads them, in a sentence for people."""
+    family = nearest_family(layers)
+    if format == "comfyui":
+        return f"ComfyUI's names of {family.name}: ComfyUI reads them, so do other interfaces and diffusers"
+    text = f"diffusers' names of {family.name}: diffusers reads them, and so does ComfyUI"
+    return text + (f" from {family.since} on; for an older one save as comfyui" if family.since else "")
 
 
 def _check_finite(tensors: Mapping[str, Tensor], path: str | os.PathLike) -> None:

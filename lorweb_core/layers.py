@@ -29,11 +29,16 @@ class Family:
     """A family of models.
 
     Attributes:
+        name: as their makers write it; the names of its models have it in them.
+        comfyui: what ComfyUI calls it.
         blocks: diffusers' list of blocks -> ComfyUI's, and what is in one of its blocks.
+        since: the first ComfyUI that knows all of diffusers' names; empty where every one does.
     """
 
     name: str
+    comfyui: str
     blocks: Mapping[str, tuple[str, Stacks]]
+    since: str = ""
 
     def knows(self, layer: str) -> bool:
         """Whether a layer, by its path in diffusers, is one of the family's."""
@@ -42,7 +47,7 @@ class Family:
         return any(rest in parts for parts in stacks.values())
 
 
-FLUX_1 = Family("FLUX.1", {
+FLUX_1 = Family("FLUX.1", "flux", {
     "transformer_blocks": ("double_blocks", {
         **_ATTENTION,
         "img_mod.lin": ("norm1.linear",), "txt_mod.lin": ("norm1_context.linear",),
@@ -54,7 +59,7 @@ FLUX_1 = Family("FLUX.1", {
         "modulation.lin": ("norm.linear",),
     }),
 })  # fmt: skip
-FLUX_2 = Family("FLUX.2", {
+FLUX_2 = Family("FLUX.2", "flux2", {
     "transformer_blocks": ("double_blocks", {
         **_ATTENTION,
         "img_mlp.0": ("ff.linear_in",), "img_mlp.2": ("ff.linear_out",),
@@ -63,9 +68,11 @@ FLUX_2 = Family("FLUX.2", {
     "single_transformer_blocks": ("single_blocks", {
         "linear1": ("attn.to_qkv_mlp_proj",), "linear2": ("attn.to_out",),
     }),
-})  # fmt: skip
+}, since="0.11")  # fmt: skip
 QWEN_IMAGE = Family(
-    "Qwen-Image", {"transformer_blocks": ("transformer_blocks", {layer: (layer,) for layer in _QWEN_LAYERS})}
+    "Qwen-Image",
+    "qwen_image",
+    {"transformer_blocks": ("transformer_blocks", {layer: (layer,) for layer in _QWEN_LAYERS})},
 )
 FAMILIES = (FLUX_1, FLUX_2, QWEN_IMAGE)
 
@@ -88,8 +95,20 @@ def family_of(layers: Sequence[str]) -> Family:
 
 def nearest_family(layers: Iterable[str]) -> Family:
     """The family that most of the layers are of; the first of those that share them, as attention alone does."""
+    return likely_families(layers)[0]
+
+
+def likely_families(layers: Iterable[str], base: str = "") -> tuple[Family, ...]:
+    """The families that most of the layers are of, one as a rule.
+
+    Args:
+        base: name of the model that they are of; it decides between families that share the layers.
+    """
     layers = tuple(layers)
-    return max(FAMILIES, key=lambda family: sum(map(family.knows, layers)))
+    known = [sum(map(family.knows, layers)) for family in FAMILIES]
+    nearest = [family for family, count in zip(FAMILIES, known, strict=True) if count == max(known)]
+    named = [family for family in nearest if family.name.lower() in base.lower()]
+    return tuple(named or nearest)
 
 
 def fused_modules(layers: Sequence[str]) -> dict[str, tuple[str, ...]]:

@@ -9,7 +9,7 @@ from comfy_api.latest import io, ui
 
 from ..lorweb_core import BasisBank, BasisLayer, MixingCoefficients
 from ..lorweb_core.checkpoint import PREFIX
-from ..lorweb_core.layers import places
+from ..lorweb_core.layers import FAMILIES, likely_families, places
 from ..lorweb_core.lora import ComposedLoRA
 from .adapter import BasisAdapter
 from .progress import no_bar
@@ -92,6 +92,7 @@ def apply_lora(model, lora: ComposedLoRA, strength: float, mode: str = PATCH) ->
         ValueError: when no layer of the bank is in the model, one has another shape, or cannot take the mode.
     """
     bank = lora.bank
+    _require_family(model, bank)
     targets = find_targets(model, bank, mode)
     if not targets:
         raise ValueError(_nothing_matches(model, bank))
@@ -144,9 +145,31 @@ def find_targets(model, bank: BasisBank, mode: str = PATCH) -> dict[str, Target]
     targets = name_targets(model, bank)
     there, check = (_module, _check_module) if mode == RUNTIME else (_weight, _check_weight)
     present = {name: target for name, target in targets.items() if there(model, target) is not None}
-    for name, target in present.items():
-        check(model, name, target, bank.layers[name])
+    try:
+        for name, target in present.items():
+            check(model, name, target, bank.layers[name])
+    except ValueError as error:
+        raise ValueError(
+            f"{bank.path.name}, trained on {bank.config.base_model}, does not fit this model: {error}"
+        ) from error
     return present
+
+
+def _require_family(model, bank: BasisBank) -> None:
+    """Refuse a model of another family than the bank's: some layers have the same names and widths in both.
+
+    Raises:
+        ValueError: naming both and what to do.
+    """
+    config = getattr(getattr(model.model, "model_config", None), "unet_config", {})
+    found = next((family for family in FAMILIES if family.comfyui == config.get("image_model")), None)
+    wanted = likely_families(bank.layers, bank.config.base_model)
+    if found is not None and found not in wanted:
+        raise ValueError(
+            f"{bank.path.name} does not fit this model: it was trained on {bank.config.base_model}, of the family"
+            f" {wanted[0].name}, and the model is of the family {found.name}; load the bank's base with Load Diffusion"
+            " Model, or a bank that was trained on this model"
+        )
 
 
 def name_targets(model, bank: BasisBank) -> dict[str, Target]:

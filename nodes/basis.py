@@ -39,7 +39,7 @@ class LoadBasis(io.ComfyNode):
             outputs=[
                 Basis.Output(display_name="basis", tooltip="The bank, for Encode Analogy, Apply and Save LoRA."),
                 io.String.Output(
-                    display_name="info", tooltip="What the bank is: layers, N, rank, query, encoder, base."
+                    display_name="info", tooltip="What the bank is: layers, N, rank, query, encoder, base, layout."
                 ),
             ],
         )

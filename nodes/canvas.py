@@ -4,14 +4,15 @@ import logging
 
 from comfy_api.latest import io, ui
 
-from ..lorweb_core import BasisBank, CanvasGeometry
+from ..lorweb_core import BasisBank, CanvasGeometry, Frame
+from ..lorweb_core.config import CANVAS, SEPARATE
 from .scaled import require_unscaled
 from .sockets import CATEGORY, Basis, Geometry, fit_input, schema, triplet_inputs
 from .values import check_values, rgb, triplet
 
 logger = logging.getLogger(__name__)
 
-# A canvas may have this many times more or fewer pixels than those of the training. The released bank, trained on 512
+# A picture may have this many times more or fewer pixels than those of the training. The released bank, trained on 512
 # pixels a side, is used at a megapixel; a quadrant is rounded to multiples of 16.
 FARTHEST = 4.5
 
@@ -54,7 +55,8 @@ class Canvas(io.ComfyNode):
                 Basis.Input(
                     "basis",
                     optional=True,
-                    tooltip="The bank, if you want to be warned of a canvas far from the size that it was trained on.",
+                    tooltip="The bank, if you want to be warned of a canvas far from the size that it was trained on,"
+                    " or of a bank that was not trained on canvases.",
                 ),
             ],
             outputs=[
@@ -84,27 +86,51 @@ class Canvas(io.ComfyNode):
         a, a_prime, b = triplet(image_a, image_a_prime, image_b)
         geometry = CanvasGeometry.plan(*b.shape[1:3], megapixels, long_side)
         canvas = geometry.compose(a[:1], a_prime[:1], b, fit)
-        warning = "\n".join(filter(None, (geometry.warning, size_warning(geometry, basis) if basis else "")))
+        warning = picture_warnings(geometry, basis, CANVAS)
         if warning:
             logger.warning(warning)
         shown = ui.PreviewText(warning) if warning else None
         return io.NodeOutput(canvas, geometry, geometry.width, geometry.height, ui=shown)
 
 
-def size_warning(geometry: CanvasGeometry, bank: BasisBank) -> str:
-    """What to say of a canvas far from the size that a bank was trained on; empty for one that is near."""
-    side = bank.canvas
+# The node of each layout, and what it makes.
+NODE_OF = {CANVAS: "Canvas", SEPARATE: "Analogy References"}
+PICTURES_OF = {CANVAS: ("canvas", "canvases"), SEPARATE: ("picture", "pictures")}
+
+
+def picture_warnings(geometry: CanvasGeometry | Frame, bank: BasisBank | None, layout: str) -> str:
+    """What to say of a picture of a layout that is made for a bank; empty when there is nothing to say."""
+    warnings = [geometry.warning]
+    if bank is not None:
+        fits = bank.config.layout == layout
+        warnings.append(size_warning(geometry, bank) if fits else layout_warning(bank))
+    return "\n".join(filter(None, warnings))
+
+
+def layout_warning(bank: BasisBank) -> str:
+    """What to say of a bank that is used in the other layout than its own."""
+    own = bank.config.layout
+    other = CANVAS if own == SEPARATE else SEPARATE
+    return (
+        f"{bank.path.name} was trained with the layout {own}, and this is {other}: expect a poor result. Use"
+        f" {NODE_OF[own]} in place of {NODE_OF[other]}."
+    )
+
+
+def size_warning(geometry: CanvasGeometry | Frame, bank: BasisBank) -> str:
+    """What to say of a picture far from the size that a bank was trained on; empty for one that is near."""
+    side, (one, many) = bank.canvas, PICTURES_OF[bank.config.layout]
     ratio = geometry.height * geometry.width / side**2
     if 1 / FARTHEST <= ratio <= FARTHEST:
         return ""
     return (
-        f"The canvas is {geometry.width} x {geometry.height}, but {bank.path.name} was trained on canvases of {side} x"
+        f"The {one} is {geometry.width} x {geometry.height}, but {bank.path.name} was trained on {many} of {side} x"
         f" {side}: expect a poor result. Set long_side to {side}, or to {2 * side} at most."
     )
 
 
 class CropResult(io.ComfyNode):
-    """Cut b' out of a finished canvas."""
+    """Cut b' out of a finished canvas, or out of its own frame."""
 
     @classmethod
     def define_schema(cls) -> io.Schema:
@@ -113,11 +139,15 @@ class CropResult(io.ComfyNode):
             search_aliases=["uncrop canvas", "b prime"],
             display_name="Crop Result (LoRWeB)",
             category=CATEGORY,
-            description="Cuts b' out of the canvas that the model made and puts it back to b's own size.",
+            description="Cuts b' out of what the model made, a canvas or b' alone, and puts it back to b's own size.",
             inputs=[
                 # Lazy, so that a canvas that is scaled on its way is refused before it is sampled.
-                io.Image.Input("image", lazy=True, tooltip="The decoded canvas, at the size at which Canvas made it."),
-                Geometry.Input("geometry", tooltip="From the Canvas node that made it."),
+                io.Image.Input(
+                    "image",
+                    lazy=True,
+                    tooltip="The decoded picture, at the size that Canvas or Analogy References gave it.",
+                ),
+                Geometry.Input("geometry", tooltip="From the Canvas or Analogy References that it began with."),
                 io.Boolean.Input(
                     "original_size",
                     default=True,
@@ -129,14 +159,14 @@ class CropResult(io.ComfyNode):
         )
 
     @classmethod
-    def check_lazy_status(cls, geometry: CanvasGeometry, image=None, original_size: bool = True) -> list[str]:
+    def check_lazy_status(cls, geometry: CanvasGeometry | Frame, image=None, original_size: bool = True) -> list[str]:
         if image is not None:
             return []
         require_unscaled(cls.hidden.prompt, cls.hidden.unique_id, (geometry.height, geometry.width))
         return ["image"]
 
     @classmethod
-    def execute(cls, image, geometry: CanvasGeometry, original_size: bool = True) -> io.NodeOutput:
+    def execute(cls, image, geometry: CanvasGeometry | Frame, original_size: bool = True) -> io.NodeOutput:
         return io.NodeOutput(geometry.crop(rgb(image, "image"), original_size))
 
 

@@ -8,7 +8,7 @@ import torch
 from comfy_api.latest import io, ui
 
 from ..lorweb_core import BasisBank, MixingCoefficients
-from ..lorweb_core.export import FORMATS
+from ..lorweb_core.export import FORMATS, names_of
 from .folders import new_output
 from .progress import no_bar, progress_bar
 from .sockets import CATEGORY, Basis, Coefficients, schema
@@ -44,8 +44,9 @@ class SaveLoRA(io.ComfyNode):
                     "format",
                     options=list(FORMATS),
                     default="diffusers",
-                    tooltip="diffusers: names that diffusers and ComfyUI read. comfyui: FLUX's fused layers, for"
-                    " other interfaces and for ComfyUI's bypass LoRA loader; a larger file.",
+                    tooltip="diffusers: names that diffusers and ComfyUI read, those of FLUX.2 in ComfyUI 0.11 and"
+                    " newer. comfyui: ComfyUI's own names, for an older one, other interfaces and its bypass LoRA"
+                    " loader; a larger file where it fuses layers, as FLUX does.",
                 ),
                 io.Int.Input(
                     "max_rank",
@@ -92,6 +93,7 @@ class SaveLoRA(io.ComfyNode):
         path, name, listed = output_path(filename_prefix)
         notes = {"lorweb_bank": basis.path.name, "lorweb_rank": report}
         lora.save(path, format, DTYPES[dtype], notes, progress, replace=False)
+        report += f"\n{names_of(lora.names, format)}"
         if not listed:
             report += "\nComfyUI's LoRA loader does not list it: that looks in output/loras, so begin with loras/"
             logger.warning("%s: %s", path, report)

@@ -1,4 +1,4 @@
-"""Whether a canvas comes back in another size, told from the graph before anything is sampled."""
+"""Whether the model's picture comes back in another size, told from the graph before anything is sampled."""
 
 import logging
 import re
@@ -18,15 +18,15 @@ CHANNELS = 16
 
 
 def require_unscaled(graph: Graph, crop: str, size: tuple[int, int]) -> None:
-    """Refuse a graph whose nodes between Canvas and Crop Result change the size of what Canvas made.
+    """Refuse a graph whose nodes between Canvas (or Analogy References) and Crop Result change the size it gave.
 
     Only nodes that are told by their names to scale, and by constants how, are looked at: they are tried on a blank
-    canvas. What others do is seen when it is done.
+    picture. What others do is seen when it is done.
 
     Args:
         graph: in API format.
         crop: id of the Crop Result.
-        size: (height, width) of the canvas.
+        size: (height, width) of the picture.
 
     Raises:
         ValueError: naming the node, and what to do.
@@ -41,17 +41,19 @@ def require_unscaled(graph: Graph, crop: str, size: tuple[int, int]) -> None:
         now, last = (after, node) if after != now else (now, last)
     if now != size:
         raise ValueError(
-            f"{graph[last]['class_type']} (node {last}) makes the canvas {now[1]} x {now[0]}, but Crop Result needs it"
-            f" as Canvas made it, {size[1]} x {size[0]}: do not scale the image in between; take that node out, and set"
-            " the size by Canvas' megapixels or long_side"
+            f"{graph[last]['class_type']} (node {last}) makes the picture {now[1]} x {now[0]}, but Crop Result needs it"
+            f" as it was planned, {size[1]} x {size[0]}: do not scale it in between; take that node out, and set the"
+            " size by megapixels or long_side of Canvas or Analogy References"
         )
 
 
 def _way(graph: Graph, link: list, canvas: str, dead: set[str]) -> list[tuple[str, str, str]] | None:
-    """Nodes from Canvas to the link's end that pass images or latents on: (id, input's name, its type), or None."""
-    node, slot = str(link[0]), link[1]
+    """Nodes that pass images or latents on to the link's end, from the one that gave the size: (id, input's name, its
+    type), or None.
+    """
+    node = str(link[0])
     if node == canvas:
-        return [] if slot == 0 else None
+        return []
     if node in dead or node not in graph:
         return None
     dead.add(node)
@@ -72,7 +74,7 @@ def _type_of(graph: Graph, value: Any) -> str | None:
 
 
 def _size_after(node: dict[str, Any], name: str, kind: str, size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the canvas behind a node; as before where the node does not tell."""
+    """(height, width) of the picture behind a node; as before where the node does not tell."""
     others = {key: value for key, value in node["inputs"].items() if key != name}
     if not SCALES.search(node["class_type"]) or any(isinstance(value, list) for value in others.values()):
         return size

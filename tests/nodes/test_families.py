@@ -1,5 +1,7 @@
 """Banks of other families than FLUX.1 on ComfyUI's own models, and our table of names beside ComfyUI's."""
 
+import json
+
 import comfy.lora
 import comfy.model_patcher
 import comfy.supported_models
@@ -9,6 +11,8 @@ from lorweb_pack.lorweb_core import BasisBank
 from lorweb_pack.lorweb_core.checkpoint import PREFIX
 from lorweb_pack.nodes.apply import apply_lora, target_table
 from lorweb_pack.nodes.narrow_flux import load_narrow_flux
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from harness.small_models import SMALL_HIDDEN, flux_layers, random_bank
 
@@ -78,9 +82,24 @@ def qwen_layers(model) -> dict[str, tuple[int, int]]:
     return {name.removesuffix(".weight"): tuple(weights[name].shape[::-1]) for name in names}
 
 
-def bank_of(folder, layers) -> BasisBank:
+def bank_of(folder, layers, **settings) -> BasisBank:
+    """A random bank, whose header says the settings besides."""
     sizes = {"num_loras": 3, "rank": 2, "key_dim": 8, "query_dim": 12, "dtype": torch.float32}
-    return BasisBank.load(random_bank(folder / "bank.safetensors", layers, **sizes))
+    path = random_bank(folder / "bank.safetensors", layers, **sizes)
+    with safe_open(path, "pt") as file:
+        metadata = file.metadata()
+    config = json.loads(metadata["lorweb_config"]) | settings
+    save_file(load_file(path), path, metadata=metadata | {"lorweb_config": json.dumps(config)})
+    return BasisBank.load(path)
+
+
+def rows_of(target) -> tuple[str, slice]:
+    """The weight of the diffusion model that a layer is in, and its rows."""
+    key, rows = target, slice(None)
+    if isinstance(target, tuple):
+        key, (_, start, length) = target
+        rows = slice(start, start + length)
+    return key.removeprefix("diffusion_model."), rows
 
 
 @pytest.mark.parametrize("family", ["flux2", "qwen"])
@@ -97,11 +116,7 @@ def test_a_bank_patches_all_of_its_family(tmp_path, family):
     with patched(edited) as diffusion_model:
         after = diffusion_model.state_dict()
         for name in layers:
-            key, rows = table[name], slice(None)
-            if isinstance(key, tuple):
-                key, (_, start, length) = key
-                rows = slice(start, start + length)
-            key = key.removeprefix("diffusion_model.")
+            key, rows = rows_of(table[name])
             expected = before[key][rows] + 0.7 * bank.delta(name, coefficients)
             assert relative(after[key][rows], expected) < 1e-5 and not torch.equal(after[key][rows], before[key][rows])
     assert all(torch.equal(weight, before[name]) for name, weight in model.model.diffusion_model.state_dict().items())
@@ -120,3 +135,34 @@ def test_the_table_says_what_comfyui_says_wherever_both_speak(small_flux):
                 spoken += 1
                 assert keys[PREFIX + name] == target, name
     assert spoken >= 2 * 14 + 2 * 6 + 14
+
+
+KLEIN, QWEN_EDIT = "black-forest-labs/FLUX.2-klein-base-4B", "Qwen/Qwen-Image-Edit-2511"
+ATTENTION = [f"transformer_blocks.0.attn.{name}" for name in ("to_q", "to_k", "to_v", "to_out.0")]
+
+
+@pytest.mark.parametrize("mode", ["patch", "runtime"])
+@pytest.mark.parametrize(("base", "layers", "family"), [
+    (KLEIN, flux_2_layers(), "FLUX.2"),
+    (KLEIN, dict.fromkeys(ATTENTION, (HIDDEN, HIDDEN)), "FLUX.2"),  # names and widths that FLUX.1 has too
+    (QWEN_EDIT, dict.fromkeys(ATTENTION, (HIDDEN, HIDDEN)), "Qwen-Image"),
+], ids=["klein", "attention of klein", "attention of qwen"])  # fmt: skip
+def test_a_bank_of_another_family_is_refused_naming_both(small_flux, tmp_path, base, layers, family, mode):
+    bank = bank_of(tmp_path, layers, base_model=base)
+    lora = bank.compose(bank.mix(torch.zeros(12)))
+    with pytest.raises(
+        ValueError, match=f"^bank.safetensors does not fit this model: .*{base}.*{family}.*FLUX.1;.*load"
+    ):
+        apply_lora(small_flux, lora, 1.0, mode)
+    with pytest.raises(ValueError, match=r"FLUX.1-Kontext-dev.* the family FLUX.1.* of the family Qwen-Image"):
+        other = bank_of(tmp_path, flux_layers(HIDDEN, 1, 1))
+        apply_lora(random_qwen(), other.compose(other.mix(torch.zeros(12))), 1.0, mode)
+
+
+def test_a_bank_of_another_width_is_refused_naming_its_base(tmp_path):
+    layers = {"single_transformer_blocks.0.attn.to_out": (8 * HIDDEN, 2 * HIDDEN)}
+    bank = bank_of(tmp_path, layers, base_model=KLEIN)
+    with pytest.raises(
+        ValueError, match=f"^bank.safetensors, trained on {KLEIN}, does not fit this model: layer single"
+    ):
+        apply_lora(random_flux_2(), bank.compose(bank.mix(torch.zeros(12))), 1.0)

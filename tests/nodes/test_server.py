@@ -19,6 +19,18 @@ PUBLISHED = {
     "LoRWeBEncodeAnalogy": ["basis", "clip_vision", "image_a", "image_a_prime", "image_b", "fit", "encoder_crop"],
     "LoRWeBApply": ["model", "basis", "coefficients", "strength", "mode"],
     "LoRWeBCanvas": ["image_a", "image_a_prime", "image_b", "megapixels", "long_side", "fit", "basis"],
+    "LoRWeBAnalogyReferences": [
+        "conditioning",
+        "vae",
+        "image_a",
+        "image_a_prime",
+        "image_b",
+        "megapixels",
+        "long_side",
+        "fit",
+        "basis",
+        "negative",
+    ],
     "LoRWeBCropResult": ["image", "geometry", "original_size"],
     "LoRWeBBlendCoefficients": ["coefficients_1", "coefficients_2", "blend"],
     "LoRWeBAdjustCoefficients": ["coefficients", "temperature", "top_k", "block_scales", "overrides"],
@@ -258,10 +270,33 @@ def test_a_scaled_canvas_is_refused_before_it_is_sampled(comfy, graph, node):
     graph["sampler"]["inputs"]["seed"] = 77  # not one of a run before
     ran = set()
     with pytest.raises(
-        GraphError, match=rf"^node crop .*: {node['class_type']} \(node scale\) makes the canvas"
+        GraphError, match=rf"^node crop .*: {node['class_type']} \(node scale\) makes the picture"
     ) as caught:
         comfy.run(scale(graph, node, source, [consumer]), lambda name, value, maximum: ran.add(name))
-    assert "do not scale the image in between" in str(caught.value) and "sampler" not in ran
+    assert "do not scale it in between" in str(caught.value) and "sampler" not in ran
+
+
+def separate(graph):
+    """The graph with three references and b' alone in place of the canvas."""
+    changed = {name: node for name, node in graph.items() if name not in ("latent", "reference", "canvas_result")}
+    inputs = {name: value for name, value in graph["canvas"]["inputs"].items() if name != "basis"}
+    inputs |= {"conditioning": ["prompt", 0], "vae": ["vae", 0], "basis": ["basis", 0], "long_side": 128}
+    changed["canvas"] = {"class_type": "LoRWeBAnalogyReferences", "inputs": inputs}
+    changed["guidance"]["inputs"]["conditioning"] = ["canvas", 0]
+    changed["sampler"]["inputs"]["latent_image"] = ["canvas", 1]
+    changed["crop"]["inputs"]["geometry"] = ["canvas", 2]
+    return changed
+
+
+def test_separate_references(comfy, graph, photographs):
+    """b' comes back at b's own size, the bank of the other layout is named, and a scaled latent is refused."""
+    outputs = comfy.run(only(graph := separate(graph), "b_prime"))
+    assert comfy.images(outputs, "b_prime")[0].shape == photographs["chelsea"][::3, ::3].shape
+    assert "was trained with the layout canvas, and this is separate" in outputs["canvas"]["text"][0]
+    scaled = {"class_type": "LatentUpscaleBy", "inputs": {"samples": ["sampler", 0], "upscale_method": "bilinear"}}
+    graph["scale"] = {**scaled, "inputs": {**scaled["inputs"], "scale_by": 2.0}}
+    graph["decoded"]["inputs"]["samples"] = ["scale", 0]
+    refused(comfy, only(graph, "b_prime"), "LoRWeBCropResult", "LatentUpscaleBy (node scale) makes the picture 192 x 128")
 
 
 def test_a_scaling_that_changes_no_size_is_let_through(comfy, graph):
