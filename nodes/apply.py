@@ -7,7 +7,7 @@ import comfy.lora
 import comfy.utils
 from comfy_api.latest import io, ui
 
-from ..lorweb_core import BasisBank, BasisLayer, MixingCoefficients
+from ..lorweb_core import BasisBank, MixingCoefficients
 from ..lorweb_core.checkpoint import PREFIX
 from ..lorweb_core.layers import FAMILIES, likely_families, places
 from ..lorweb_core.lora import ComposedLoRA
@@ -145,13 +145,8 @@ def find_targets(model, bank: BasisBank, mode: str = PATCH) -> dict[str, Target]
     targets = name_targets(model, bank)
     there, check = (_module, _check_module) if mode == RUNTIME else (_weight, _check_weight)
     present = {name: target for name, target in targets.items() if there(model, target) is not None}
-    try:
-        for name, target in present.items():
-            check(model, name, target, bank.layers[name])
-    except ValueError as error:
-        raise ValueError(
-            f"{bank.path.name}, trained on {bank.config.base_model}, does not fit this model: {error}"
-        ) from error
+    for name, target in present.items():
+        check(model, name, target, bank)
     return present
 
 
@@ -166,9 +161,8 @@ def _require_family(model, bank: BasisBank) -> None:
     wanted = likely_families(bank.layers, bank.config.base_model)
     if found is not None and found not in wanted:
         raise ValueError(
-            f"{bank.path.name} does not fit this model: it was trained on {bank.config.base_model}, of the family"
-            f" {wanted[0].name}, and the model is of the family {found.name}; load the bank's base with Load Diffusion"
-            " Model, or a bank that was trained on this model"
+            f"{_does_not_fit(bank)}, of the family {wanted[0].name}, and the model is of the family {found.name}; load"
+            " the bank's base with Load Diffusion Model, or a bank that was trained on this model"
         )
 
 
@@ -212,7 +206,12 @@ def _module(model, target: Target):
     return _attribute(model, _module_path(target))
 
 
-def _check_weight(model, name: str, target: Target, layer: BasisLayer) -> None:
+def _does_not_fit(bank: BasisBank) -> str:
+    return f"the bank does not fit this model: {bank.path.name} was trained on {bank.config.base_model}"
+
+
+def _check_weight(model, name: str, target: Target, bank: BasisBank) -> None:
+    layer = bank.layers[name]
     key, expected = _key(target), (layer.out_features, layer.in_features)
     whole = found = tuple(_weight(model, target).shape)
     if _slice(target) and len(whole) == 2:
@@ -220,16 +219,16 @@ def _check_weight(model, name: str, target: Target, layer: BasisLayer) -> None:
         found = tuple(max(0, min(length, size - start)) if axis == dim else size for axis, size in enumerate(whole))
     if found != expected:
         raise ValueError(
-            f"the bank does not fit this model: its factors of layer {name} make a {expected[0]} x {expected[1]} delta,"
-            f" but the model's weight {key} is {' x '.join(map(str, whole))}; the bank was trained on another base, or"
-            " the model is stored in a packed 4-bit format (NF4, Nunchaku), which cannot be patched: choose mode"
-            " runtime, or use a bf16, fp8 or GGUF file"
+            f"{_does_not_fit(bank)}, and its factors of layer {name} make a {expected[0]} x {expected[1]} delta, but"
+            f" the model's weight {key} is {' x '.join(map(str, whole))}; this is another base, or one that is stored in a"
+            " packed 4-bit format (NF4, Nunchaku), which cannot be patched: choose mode runtime, or use a bf16, fp8 or"
+            " GGUF file"
         )
 
 
-def _check_module(model, name: str, target: Target, layer: BasisLayer) -> None:
+def _check_module(model, name: str, target: Target, bank: BasisBank) -> None:
     """A module tells its widths, or is believed until it runs: a packed weight tells nothing."""
-    module, path = _module(model, target), _module_path(target)
+    layer, module, path = bank.layers[name], _module(model, target), _module_path(target)
     dim, start, length = _slice(target) or (0, 0, None)
     reshaped = not isinstance(target, str) and len(target) > 2
     if not callable(getattr(module, "forward", None)) or dim != 0 or reshaped:
@@ -242,8 +241,8 @@ def _check_module(model, name: str, target: Target, layer: BasisLayer) -> None:
     found = (before or expected[0], after or expected[1]) if length is None else (before or expected[0], length)
     if found != expected or (after is not None and start + found[1] > after):
         raise ValueError(
-            f"the bank does not fit this model: its factors of layer {name} go from {expected[0]} to {expected[1]}, but"
-            f" the model's {path} goes from {before} to {after}; the bank was trained on another base"
+            f"{_does_not_fit(bank)}, and its factors of layer {name} go from {expected[0]} to {expected[1]}, but the"
+            f" model's {path} goes from {before} to {after}; this is another base"
         )
 
 

@@ -296,7 +296,9 @@ def test_separate_references(comfy, graph, photographs):
     scaled = {"class_type": "LatentUpscaleBy", "inputs": {"samples": ["sampler", 0], "upscale_method": "bilinear"}}
     graph["scale"] = {**scaled, "inputs": {**scaled["inputs"], "scale_by": 2.0}}
     graph["decoded"]["inputs"]["samples"] = ["scale", 0]
-    refused(comfy, only(graph, "b_prime"), "LoRWeBCropResult", "LatentUpscaleBy (node scale) makes the picture 192 x 128")
+    refused(
+        comfy, only(graph, "b_prime"), "LoRWeBCropResult", "LatentUpscaleBy (node scale) makes the picture 192 x 128"
+    )
 
 
 def test_a_scaling_that_changes_no_size_is_let_through(comfy, graph):
