@@ -153,6 +153,8 @@ def cached_batches(config: Config) -> Batches:
     encoding = Encoding(
         KONTEXT,
         CANVAS,
+        torch.device("cpu"),
+        torch.bfloat16,
         query=CachedQuery(QUERY_MODES[config.bank.query_mode], fill(folder / "images", images, embedding=(768,))),
         prompts=CachedPrompts(fill(folder / "prompts", prompts, tokens=(tokens, 4096), pooled=(768,))),
         latents=CachedLatents(fill(folder / "latents", analogies, references=(1, *shape), target=shape), live=None),

@@ -31,6 +31,7 @@ class Encoding:
 
     Attributes:
         family, layout: of the base, and how it is shown an analogy.
+        device, dtype: of what the base is told.
         query: columns -> analogy queries [B, q].
         prompts: (prompts, columns) -> what the text encoders say of each.
         latents: columns with pixels -> (references, target), normalised latents [B, C, h, w] each.
@@ -42,6 +43,8 @@ class Encoding:
 
     family: Family
     layout: Layout
+    device: torch.device
+    dtype: torch.dtype
     query: Callable[[Columns], Tensor]
     prompts: Prompts
     latents: Callable[[Columns], Latents]
@@ -59,16 +62,15 @@ class Encoding:
             references: latents [B, C, h, w] of the reference images.
             sampled: whether images are made with it, which may need a negative prompt.
         """
-        device, dtype = self.coder.vae.device, self.coder.vae.dtype
         negative = self.family.negative if sampled else None
 
         def said(words: Sequence[str]) -> Told:
-            return moved(joined(self.prompts(words, columns)), device, dtype)
+            return moved(joined(self.prompts(words, columns)), self.device, self.dtype)
 
         return Conditioning(
             self.family,
             self.layout,
-            tuple(latents.to(device, dtype) for latents in references),
+            tuple(latents.to(self.device, self.dtype) for latents in references),
             said(prompts),
             negative=None if negative is None else said([negative] * len(prompts)),
         )
@@ -88,6 +90,8 @@ def live_encoding(config: Config, device: torch.device, prompts: Sequence[str] |
     return Encoding(
         family,
         layout,
+        device,
+        dtype,
         query=lambda columns: paired_query(spec, columns, vision),
         prompts=LivePrompts(config, device, prompts),
         latents=LiveLatents(coder, layout),
@@ -134,6 +138,8 @@ def cached_encoding(
     return Encoding(
         family,
         layout,
+        device,
+        dtype,
         query=query,
         prompts=prompts,
         latents=latents,

@@ -73,7 +73,6 @@ class Batches:
     ):
         self.config, self.dataset, self.encoding, self.share = config, dataset, encoding, share
         self.device, self.guidance = device, guidance
-        self.dtype = getattr(torch, config.base.dtype)
 
     def from_step(self, step: int) -> Iterator[Batch]:
         """Endless batches, beginning with the first of a step."""
