@@ -13,7 +13,7 @@ from ..lorweb_core.layers import FAMILIES, likely_families, places
 from ..lorweb_core.lora import ComposedLoRA
 from .adapter import BasisAdapter
 from .progress import no_bar
-from .runtime import Rows, add_at_run_time
+from .runtime import Rows, add_at_run_time, refuse_changed
 from .sockets import CATEGORY, Basis, Coefficients, schema
 
 logger = logging.getLogger(__name__)
@@ -100,6 +100,7 @@ def apply_lora(model, lora: ComposedLoRA, strength: float, mode: str = PATCH) ->
         edited = add_at_run_time(model, lora, _parts(targets), strength)
     else:
         edited = _patch(model, lora, targets, strength)
+    refuse_changed(edited, bank)
     missing = [name for name in bank.layers if name not in targets]
     how = "at run time" if mode == RUNTIME else "patched"
     report = f"{bank.path.name}: {len(targets)} of {len(bank.layers)} layers {how}, strength {strength:g}"
@@ -220,9 +221,9 @@ def _check_weight(model, name: str, target: Target, bank: BasisBank) -> None:
     if found != expected:
         raise ValueError(
             f"{_does_not_fit(bank)}, and its factors of layer {name} make a {expected[0]} x {expected[1]} delta, but"
-            f" the model's weight {key} is {' x '.join(map(str, whole))}; this is another base, or one that is stored in a"
-            " packed 4-bit format (NF4, Nunchaku), which cannot be patched: choose mode runtime, or use a bf16, fp8 or"
-            " GGUF file"
+            f" the model's weight {key} is {' x '.join(map(str, whole))}; this is another base, or one that is stored"
+            " in a packed 4-bit format (NF4, Nunchaku), which cannot be patched: choose mode runtime, or use a bf16,"
+            " fp8 or GGUF file"
         )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 
 def in_plain_words(execute: Callable[..., Any]) -> Callable[..., Any]:
-    """An ``execute`` whose errors begin with what is wrong.
+    """What a node runs, with errors that begin with what is wrong.
 
     Before the message of an error that is not Python's own the page puts the name of its module, and of a file the
     core's errors give the whole path first. The log has both, in the traceback.

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from ..lorweb_core import BasisBank, BasisLayer
 from ..lorweb_core.lora import ComposedLoRA
 from .adapter import BasisAdapter
+from .errors import in_plain_words
 
 logger = logging.getLogger(__name__)
 
@@ -79,6 +80,7 @@ class RunTimeEdit:
 
     def __init__(self, lora: ComposedLoRA, parts: Parts, strength: float):
         bank = lora.bank
+        self._require_unchanged = in_plain_words(bank.require_unchanged)
         self._parts, self._strength, self._scale = parts, strength, bank.config.scale
         self._factors = dict(zip(bank.layers, place(bank).model))
         self._values = torch.stack([lora.layer_coefficients(name) for name in bank.layers])
@@ -91,6 +93,7 @@ class RunTimeEdit:
 
     def __call__(self, executor, x: Tensor, *args, **kwargs):
         """ComfyUI's contract: ``executor(...)`` is the model, x its latent."""
+        self._require_unchanged()  # on the CPU it is read at every step
         adapters = self._adapters(x.device)
         with self._edited(executor.class_obj, adapters):
             output = executor(x, *args, **kwargs)
@@ -151,6 +154,21 @@ def _edited_forward(forward, added: tuple[tuple[Rows, BasisAdapter], ...]):
         return output
 
     return edited
+
+
+def refuse_changed(model: ModelPatcher, bank: BasisBank) -> None:
+    """Look at the bank's file once more before sampling: to read a mapped file that was cut off ends the server.
+
+    It is done before ComfyUI patches the first weight, for it would leave a model half patched.
+    """
+    require_unchanged = in_plain_words(bank.require_unchanged)
+
+    def look(executor, *args, **kwargs):
+        """ComfyUI's contract: ``executor(...)`` loads the model and patches it."""
+        require_unchanged()
+        return executor(*args, **kwargs)
+
+    model.add_wrapper_with_key(WrappersMP.PREPARE_SAMPLING, KEY, look)
 
 
 def add_at_run_time(model: ModelPatcher, lora: ComposedLoRA, parts: Parts, strength: float) -> ModelPatcher:

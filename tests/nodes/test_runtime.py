@@ -1,6 +1,7 @@
 """Apply in mode runtime, inside the real ComfyUI: what the model makes of it, and that nothing of it stays behind."""
 
 import logging
+import os
 
 import comfy.model_management
 import comfy.sd
@@ -113,6 +114,29 @@ def test_a_run_that_ends_early_leaves_the_model_as_it_was(flux32, bank, edits, m
     handle.remove()
     assert seen[0] and not replaced(flux32)
     assert torch.equal(sample(flux32), before)
+
+
+@pytest.mark.parametrize("mode", [PATCH, RUNTIME])
+def test_a_bank_that_was_written_into_is_refused_before_a_weight_changes(flux32, tmp_path, mode):
+    """Its pages are read while ComfyUI patches: those of a file that was cut off would end the server."""
+    bank = BasisBank.load(random_bank(tmp_path / "bank.safetensors", LAYERS, **SIZES))
+    before, model = sample(flux32), apply(flux32, bank, bank.mix(torch.ones(24)), mode)
+    assert not torch.equal(sample(model), before)
+    os.utime(bank.path, (1, 1))
+    with pytest.raises(ValueError, match=r"^bank\.safetensors: the file has changed since the bank was loaded"):
+        sample(model)
+    assert not replaced(flux32) and torch.equal(sample(flux32), before)
+
+
+def test_a_bank_that_is_written_into_between_two_steps_is_refused(flux32, tmp_path):
+    bank = BasisBank.load(random_bank(tmp_path / "bank.safetensors", LAYERS, **SIZES))
+    model = apply(flux32, bank, bank.mix(torch.ones(24)))
+    block = flux32.model.diffusion_model.single_blocks[0]
+    handle = block.register_forward_pre_hook(lambda *_: os.utime(bank.path, (1, 1)))
+    with pytest.raises(ValueError, match=r"^bank\.safetensors: the file has changed since the bank was loaded"):
+        sample(model)
+    handle.remove()
+    assert not replaced(flux32)
 
 
 def stock(model, bank, edit, folder):
