@@ -29,6 +29,7 @@ SHOWN_IN = {
     "LoRWeBPlotCoefficients": "inspect_coefficients",
     "LoRWeBApply": "edit_by_example",
     "LoRWeBCanvas": "edit_by_example",
+    "LoRWeBAnalogyReferences": "klein_edit_by_example",
     "LoRWeBCropResult": "edit_by_example",
     "LoRWeBSaveLoRA": "export_lora",
     "LoRWeBLoadStarter": "starter_cpu",

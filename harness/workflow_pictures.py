@@ -13,6 +13,8 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lorweb_core.layers import FLUX_2, QWEN_IMAGE, Family
+
 from .browser import ComfyPage, Workflow, open_browser, read_workflow
 from .comfyui import ROOT, ComfyServer
 from .edit_graph import sepia
@@ -32,14 +34,21 @@ _ALWAYS = 0  # a node's mode when it is neither muted nor bypassed
 _SETTINGS = {"Comfy.TextareaWidget.FontSize": 15, "Comfy.Minimap.Visible": False}
 # What a workflow names, and what stands in for it. Empty files are enough for combo boxes that nothing runs from.
 BANK, ENCODER = "lorweb/lorweb_model.safetensors", "clip_vision/clip-vit-large-patch14.safetensors"
+KLEIN_BANK, QWEN_BANK = "lorweb/klein_bank.safetensors", "lorweb/qwen_edit_bank.safetensors"
 _ONLY_NAMED = (
     "diffusion_models/flux1-dev-kontext_fp8_scaled.safetensors",
     "text_encoders/clip_l.safetensors",
     "text_encoders/t5xxl_fp8_e4m3fn_scaled.safetensors",
     "vae/ae.safetensors",
+    "diffusion_models/flux-2-klein-base-4b-fp8.safetensors",
+    "text_encoders/qwen_3_4b.safetensors",
+    "vae/flux2-vae.safetensors",
+    "diffusion_models/qwen_image_edit_2509_fp8_e4m3fn.safetensors",
+    "text_encoders/qwen_2.5_vl_7b_fp8_scaled.safetensors",
+    "vae/qwen_image_vae.safetensors",
 )
 # Loaders of those files; what comes after them cannot run.
-_IDLE_LOADERS = {"UNETLoader", "DualCLIPLoader", "VAELoader"}
+_IDLE_LOADERS = {"UNETLoader", "CLIPLoader", "DualCLIPLoader", "VAELoader"}
 _OUTPUT_NODES = {
     "LoRWeBAdjustCoefficients",
     "LoRWeBBlendCoefficients",
@@ -75,12 +84,27 @@ def stand_in_models(folder: Path) -> Path:
     for name in _ONLY_NAMED:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).touch()
-    # The released shape but for narrow layers, so that a heatmap has its 494 rows and 32 columns.
-    random_bank(folder / BANK, flux_layers(16, 19, 38), num_loras=32, rank=4, key_dim=16, query_dim=2304)
+    # The shapes of real banks but for narrow layers, so that a heatmap has its 494 (100, 720) rows and 32 columns.
+    shapes = {
+        BANK: flux_layers(16, 19, 38),
+        KLEIN_BANK: narrow_layers(FLUX_2, {"transformer_blocks": 5, "single_transformer_blocks": 20}),
+        QWEN_BANK: narrow_layers(QWEN_IMAGE, {"transformer_blocks": 60}),
+    }
+    for name, layers in shapes.items():
+        random_bank(folder / name, layers, num_loras=32, rank=4, key_dim=16, query_dim=2304)
     encoder = folder / ENCODER
     encoder.parent.mkdir(parents=True, exist_ok=True)
     encoder.symlink_to(small_models() / "clip_vision" / RANDOM_VIT_L)
     return folder
+
+
+def narrow_layers(family: Family, blocks: dict[str, int]) -> dict[str, tuple[int, int]]:
+    """Every linear layer of a family but the modulations, 16 wide: diffusers module path -> (in, out)."""
+    parts = {
+        block: [part for stack in stacks.values() for part in stack] for block, (_, stacks) in family.blocks.items()
+    }
+    names = (f"{block}.{i}.{part}" for block, count in blocks.items() for i in range(count) for part in parts[block])
+    return {name: (16, 16) for name in names if not name.endswith("mod.1")}
 
 
 def upload_photographs(server: ComfyServer) -> dict[str, str]:

@@ -1,10 +1,14 @@
 """Banks of other families than FLUX.1 on ComfyUI's own models, and our table of names beside ComfyUI's."""
 
 import json
+import math
 
 import comfy.lora
+import comfy.model_detection
 import comfy.model_patcher
 import comfy.supported_models
+import folder_paths
+import nodes
 import pytest
 import torch
 from lorweb_pack.lorweb_core import BasisBank
@@ -25,28 +29,30 @@ QWEN = {
 }  # fmt: skip
 
 
-def random_flux_2() -> comfy.model_patcher.ModelPatcher:
-    """A narrow FLUX.2 with random weights, in float32, by the names of its own files."""
+def flux_2_shapes(hidden: int = HIDDEN, text: int = TEXT, singles: int = SINGLES) -> dict[str, tuple[int, ...]]:
+    """Shapes of the weights of a klein with one double block, by the names of its own files."""
     norms = {f"norm.{kind}_norm.scale": (HEAD,) for kind in ("query", "key")}
     shapes = {
-        "img_in": (HIDDEN, LATENT), "txt_in": (HIDDEN, TEXT), "time_in.in_layer": (HIDDEN, 256),
-        "time_in.out_layer": (HIDDEN, HIDDEN), "double_stream_modulation_img.lin": (6 * HIDDEN, HIDDEN),
-        "double_stream_modulation_txt.lin": (6 * HIDDEN, HIDDEN), "single_stream_modulation.lin": (3 * HIDDEN, HIDDEN),
-        "final_layer.linear": (LATENT, HIDDEN), "final_layer.adaLN_modulation.1": (2 * HIDDEN, HIDDEN),
+        "img_in": (hidden, LATENT), "txt_in": (hidden, text), "time_in.in_layer": (hidden, 256),
+        "time_in.out_layer": (hidden, hidden), "double_stream_modulation_img.lin": (6 * hidden, hidden),
+        "double_stream_modulation_txt.lin": (6 * hidden, hidden), "single_stream_modulation.lin": (3 * hidden, hidden),
+        "final_layer.linear": (LATENT, hidden), "final_layer.adaLN_modulation.1": (2 * hidden, hidden),
     }  # fmt: skip
     for stream in ("img", "txt"):
         attention, mlp = f"double_blocks.0.{stream}_attn", f"double_blocks.0.{stream}_mlp"
-        shapes |= {f"{attention}.qkv": (3 * HIDDEN, HIDDEN), f"{attention}.proj": (HIDDEN, HIDDEN)}
-        shapes |= {f"{mlp}.0": (6 * HIDDEN, HIDDEN), f"{mlp}.2": (HIDDEN, 3 * HIDDEN)}
+        shapes |= {f"{attention}.qkv": (3 * hidden, hidden), f"{attention}.proj": (hidden, hidden)}
+        shapes |= {f"{mlp}.0": (6 * hidden, hidden), f"{mlp}.2": (hidden, 3 * hidden)}
         shapes |= {f"{attention}.{name}": shape for name, shape in norms.items()}
-    for block in (f"single_blocks.{number}" for number in range(SINGLES)):
-        shapes |= {f"{block}.linear1": (9 * HIDDEN, HIDDEN), f"{block}.linear2": (HIDDEN, 4 * HIDDEN)}
+    for block in (f"single_blocks.{number}" for number in range(singles)):
+        shapes |= {f"{block}.linear1": (9 * hidden, hidden), f"{block}.linear2": (hidden, 4 * hidden)}
         shapes |= {f"{block}.{name}": shape for name, shape in norms.items()}
+    return {name if name.endswith("scale") else f"{name}.weight": shape for name, shape in shapes.items()}
+
+
+def random_flux_2() -> comfy.model_patcher.ModelPatcher:
+    """A narrow FLUX.2 with random weights, in float32."""
     generator = torch.Generator().manual_seed(0)
-    weights = {
-        name if name.endswith("scale") else f"{name}.weight": 0.05 * torch.randn(shape, generator=generator)
-        for name, shape in shapes.items()
-    }
+    weights = {name: 0.05 * torch.randn(shape, generator=generator) for name, shape in flux_2_shapes().items()}
     return load_narrow_flux(weights, "FLUX.2", torch.float32)
 
 
@@ -61,17 +67,17 @@ def random_qwen() -> comfy.model_patcher.ModelPatcher:
     return comfy.model_patcher.ModelPatcher(model, torch.device("cpu"), torch.device("cpu"))
 
 
-def flux_2_layers() -> dict[str, tuple[int, int]]:
+def flux_2_layers(hidden: int = HIDDEN, singles: int = SINGLES) -> dict[str, tuple[int, int]]:
     """Diffusers layer -> (inputs, outputs) of every linear layer in the blocks, but for the shared modulations."""
-    wide = 3 * HIDDEN
-    double = {f"attn.{name}": (HIDDEN, HIDDEN) for name in (
+    wide = 3 * hidden
+    double = {f"attn.{name}": (hidden, hidden) for name in (
         "to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")}  # fmt: skip
     for stream in ("ff", "ff_context"):
-        double |= {f"{stream}.linear_in": (HIDDEN, 2 * wide), f"{stream}.linear_out": (wide, HIDDEN)}
-    single = {"attn.to_qkv_mlp_proj": (HIDDEN, 3 * HIDDEN + 2 * wide), "attn.to_out": (HIDDEN + wide, HIDDEN)}
+        double |= {f"{stream}.linear_in": (hidden, 2 * wide), f"{stream}.linear_out": (wide, hidden)}
+    single = {"attn.to_qkv_mlp_proj": (hidden, 3 * hidden + 2 * wide), "attn.to_out": (hidden + wide, hidden)}
     layers = {f"transformer_blocks.0.{name}": size for name, size in double.items()}
     return layers | {
-        f"single_transformer_blocks.{i}.{name}": size for i in range(SINGLES) for name, size in single.items()
+        f"single_transformer_blocks.{i}.{name}": size for i in range(singles) for name, size in single.items()
     }
 
 
@@ -164,3 +170,69 @@ def test_a_bank_of_another_width_is_refused_naming_its_base(tmp_path):
         ValueError, match=f"does not fit this model: .* trained on {KLEIN}, and its factors of layer single"
     ):
         apply_lora(random_flux_2(), bank.compose(bank.mix(torch.zeros(12))), 1.0)
+
+
+# Real widths: those of klein-4B and of Qwen-Image-Edit, with one block of a kind.
+WIDTH, KLEIN_TEXT, QWEN_TEXT, WORDS = 3072, 7680, 3584, 4
+
+
+def qwen_shapes() -> dict[str, tuple[int, ...]]:
+    config = comfy.supported_models.QwenImage(QWEN | {"num_attention_heads": 24, "joint_attention_dim": QWEN_TEXT})
+    model = config.get_model({}, "", device=torch.device("meta"))
+    return {name: tuple(tensor.shape) for name, tensor in model.diffusion_model.state_dict().items()}
+
+
+def written(path, shapes):
+    """A file of weights that keep the variance of what goes in, in bfloat16; a million random numbers over and over."""
+    noise = torch.randn(999_983, generator=torch.Generator().manual_seed(0)).bfloat16()
+    weights = {}
+    for name, shape in shapes.items():
+        count = math.prod(shape)
+        part = noise.repeat(-(-count // len(noise)))[:count].view(shape)
+        weights[name] = part * (shape[1] ** -0.5 if len(shape) > 1 else 0.1) + (len(shape) == 1)
+    save_file(weights, path)
+    return path
+
+
+def loaded(path):
+    """By ComfyUI's own loader; ComfyUI 0.3.75 takes every FLUX.2 for the 48 heads of dev, and cannot load klein."""
+    folder_paths.add_model_folder_path("diffusion_models", str(path.parent))
+    weights = load_file(path)
+    config = comfy.model_detection.model_config_from_unet(weights, "").unet_config
+    if config["image_model"] == "flux2" and config["num_heads"] != WIDTH // HEAD:
+        return load_narrow_flux(weights, path.name)
+    return nodes.UNETLoader().load_unet(path.name, "default")[0]
+
+
+def step(diffusion_model, text: int, latent: tuple[int, ...]) -> torch.Tensor:
+    """The answer of a model to a random latent, text and reference."""
+    generator = torch.Generator().manual_seed(3)
+    x, reference = (torch.randn(1, *latent, generator=generator) for _ in range(2))
+    context = torch.randn(1, WORDS, text, generator=generator)
+    return diffusion_model(x, torch.tensor([0.7]), context=context, ref_latents=[reference])
+
+
+@pytest.mark.parametrize("family", ["klein", "qwen"])
+@torch.no_grad()
+def test_real_widths_through_the_stock_loader(tmp_path, family):
+    """A bank patches all of its layers, and the patched answer is that of weights with dense deltas added by hand."""
+    shapes, text, latent = {
+        "klein": (lambda: flux_2_shapes(WIDTH, KLEIN_TEXT, 1), KLEIN_TEXT, (LATENT, 4, 4)),
+        "qwen": (qwen_shapes, QWEN_TEXT, (16, 1, 4, 4)),
+    }[family]
+    model = loaded(written(tmp_path / f"wide_{family}.safetensors", shapes()))
+    layers = flux_2_layers(WIDTH, 1) if family == "klein" else qwen_layers(model)
+    bank = bank_of(tmp_path, layers, base_model=KLEIN if family == "klein" else QWEN_EDIT)
+    coefficients = bank.mix(torch.randn(12, generator=torch.Generator().manual_seed(1)))
+    edited, report = apply_lora(model, bank.compose(coefficients), 1.0)
+    assert (
+        report.startswith(f"bank.safetensors: {len(layers)} of {len(layers)} layers patched") and "lacks" not in report
+    )
+    with patched(edited) as diffusion_model:
+        found = step(diffusion_model, text, latent)
+    diffusion_model = model.model.diffusion_model
+    plain, weights = step(diffusion_model, text, latent), diffusion_model.state_dict()
+    for layer, target in target_table({name: size[1] for name, size in layers.items()}).items():
+        key, rows = rows_of(target)
+        weights[key][rows] += bank.delta(layer, coefficients)
+    assert relative(found, step(diffusion_model, text, latent)) < 1e-5 and relative(found, plain) > 1e-3
