@@ -8,9 +8,10 @@ from ..hub import locate
 from .family import Coder, Conditioning, Family, Sampler, Told, joined, moved
 from .klein import Klein
 from .kontext import Kontext
+from .qwen_edit import QwenEdit
 
-KONTEXT, KLEIN = Kontext(), Klein()
-FAMILIES: tuple[Family, ...] = (KONTEXT, KLEIN)
+KONTEXT, KLEIN, QWEN_EDIT = Kontext(), Klein(), QwenEdit()
+FAMILIES: tuple[Family, ...] = (KONTEXT, KLEIN, QWEN_EDIT)
 
 
 def family_of(base: str) -> Family:
@@ -39,6 +40,7 @@ __all__ = [
     "FAMILIES",
     "KLEIN",
     "KONTEXT",
+    "QWEN_EDIT",
     "Coder",
     "Conditioning",
     "Family",

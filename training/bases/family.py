@@ -46,14 +46,16 @@ class Coder(ABC):
 
     Attributes:
         shrink: pixels of a side of a latent. channels: C.
+        memory_format: of the weights. Images come with their channels last, and convolutions are a quarter faster
+            that way.
     """
 
     shrink: ClassVar[int]
     channels: ClassVar[int]
+    memory_format: ClassVar[torch.memory_format] = torch.channels_last
 
     def __init__(self, vae: ModelMixin, device: torch.device | str):
-        # Images come with their channels last, and convolutions are a quarter faster that way.
-        self.vae = vae.to(device, memory_format=torch.channels_last).eval().requires_grad_(False)
+        self.vae = vae.to(device, memory_format=self.memory_format).eval().requires_grad_(False)
 
     @abstractmethod
     def encode_pixels(self, pixels: Tensor) -> Tensor:
@@ -88,7 +90,8 @@ class Family(ABC):
         coder: its autoencoder's.
         targets: regular expression of the layers that get a basis, by their whole module path.
         layouts: names of those that it was trained for.
-        sees_images: whether its text encoder sees the reference images, so that text is of an item and not of a prompt.
+        image_tokens: about how many its text encoder makes of a reference image; 0 where it sees the prompt alone.
+        idle: whether some of the targets do nothing, and never get a gradient.
         negative: the prompt that guidance leads away from; None for a model whose guidance is embedded.
         recipe: the configuration that is meant for it.
         guidance: that images are made with where nobody says otherwise.
@@ -100,10 +103,16 @@ class Family(ABC):
     coder: ClassVar[type[Coder]]
     targets: ClassVar[str]
     layouts: ClassVar[tuple[str, ...]]
-    sees_images: ClassVar[bool] = False
+    image_tokens: ClassVar[int] = 0
+    idle: ClassVar[bool] = False
     negative: ClassVar[str | None] = None
     recipe: ClassVar[str]
     guidance: ClassVar[float]
+
+    @property
+    def sees_images(self) -> bool:
+        """Whether its text encoder sees the reference images, so that text is of an item and not of a prompt."""
+        return self.image_tokens > 0
 
     @abstractmethod
     def load_coder(self, base: str, device: torch.device | str, dtype: torch.dtype) -> Coder:

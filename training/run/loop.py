@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, DistributedDataParallelKwargs
 from diffusers import ModelMixin
 from diffusers.training_utils import EMAModel
 from safetensors import SafetensorError
@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 from lorweb_core import BankConfig, MixingCoefficients
 from lorweb_core.checkpoint import write_bank
 
-from ..bases import targets_of
+from ..bases import family_of, targets_of
 from ..config import Config
 from ..tuner import LoRWeBConfig, LoRWeBModel
 from ..tuner.model import gather
@@ -101,6 +101,8 @@ class Trainer:
             begin_with(self.tuner, Path(self.config.bank.start))
         optimizer = make_optimizer(self.config.optimizer, self._trainable())
         self.schedule = make_schedule(self.config.optimizer, optimizer, self.clock, done)
+        idle = family_of(self.config.base.path).idle
+        self.accelerator.ddp_handler = DistributedDataParallelKwargs(find_unused_parameters=idle)
         self.model, self.optimizer = self.accelerator.prepare(self.tuner, optimizer)
         self.tuner = self.accelerator.unwrap_model(self.model)
         self.trained = self._trainable()

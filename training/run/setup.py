@@ -51,9 +51,10 @@ def _fill_in_tiny_parts(config: Config, folder: Path) -> None:
     """Replace every ``MADE_IN_RUN`` by a part made in the folder."""
     from ..bases.tiny import make_base, make_encoder
     from ..bases.tiny_klein import make_klein
+    from ..bases.tiny_qwen import make_qwen
     from ..pictures.few import make_photographs
 
-    bases = {MADE_IN_RUN: make_base, f"{MADE_IN_RUN}:klein": make_klein}
+    bases = {MADE_IN_RUN: make_base, f"{MADE_IN_RUN}:klein": make_klein, f"{MADE_IN_RUN}:qwen": make_qwen}
     if config.base.path in bases:
         config.base.path = str(_once(folder / "base", bases[config.base.path]))
     if config.bank.encoder == MADE_IN_RUN:

@@ -73,21 +73,33 @@ def describe_caches(config: Config, bank: BankConfig, manifest: Manifest, width:
     Args:
         width: of the base's token embeddings.
     """
-    spec, each = QUERY_MODES[bank.query_mode], getattr(torch, config.base.dtype).itemsize
+    spec, family = QUERY_MODES[bank.query_mode], family_of(config.base.path)
+    each = getattr(torch, config.base.dtype).itemsize
     seen = len(manifest) if spec.composite else len(manifest.images())
-    prompts = len({"", *manifest.prompts()})
-    parts = {"prompts": prompts * config.data.prompt_tokens * width * each}
+    parts = {"prompts": text_tokens(family, config, manifest) * width * each}
     if spec.cacheable:
         parts["embeddings"] = seen * bank.embedding_dim * 4
     if config.data.cache_latents:
-        parts["latents"] = config.data.cache_latents * latent_bytes(family_of(config.base.path), config, each)
+        parts["latents"] = config.data.cache_latents * latent_bytes(family, config, each)
     return f"{config.data.cache} will hold " + ", ".join(f"{name} {size(value)}" for name, value in parts.items())
+
+
+def text_tokens(family: Family, config: Config, manifest: Manifest) -> int:
+    """Cached tokens of all prompts; of the cached analogies, about, where the text encoder sees their images."""
+    if not family.image_tokens:
+        return len({"", *manifest.prompts()}) * config.data.prompt_tokens
+    prompts = config.data.cache_latents * (2 if config.objective.caption_dropout else 1)
+    return prompts * (_images(config) - 1) * family.image_tokens
 
 
 def latent_bytes(family: Family, config: Config, each: int) -> int:
     """Bytes of the latents of an analogy: of its references, all as large as b or the canvas, and of its target."""
-    images = 2 if config.layout.quadrants > 1 else 4
-    return images * family.coder.channels * (config.data.canvas // family.coder.shrink) ** 2 * each
+    return _images(config) * family.coder.channels * (config.data.canvas // family.coder.shrink) ** 2 * each
+
+
+def _images(config: Config) -> int:
+    """References of an analogy, and its target."""
+    return 2 if config.layout.quadrants > 1 else 4
 
 
 def announce(config: Config, bank: BankConfig, layers: Layers, manifest: Manifest, width: int) -> None:

@@ -23,9 +23,9 @@ from training.run.setup import prepare_run
 from training.run.tracking import read_metrics
 from training.tuner import LoRWeBConfig, LoRWeBModel
 
-CONFIGS = {"klein": "training/configs/tiny_klein.yaml"}
-WAYS = [("klein", "separate"), ("klein", "canvas")]
-LAYERS = {"klein": 16}
+CONFIGS = {"klein": "training/configs/tiny_klein.yaml", "qwen": "training/configs/tiny_qwen.yaml"}
+WAYS = [(name, layout) for name in CONFIGS for layout in ("separate", "canvas")]
+LAYERS = {"klein": 16, "qwen": 24}
 
 
 @pytest.fixture(scope="session")
@@ -87,9 +87,13 @@ def test_a_bank_is_trained_resumed_evaluated_and_refined(train, base_of, tmp_pat
 
 
 @pytest.mark.parametrize("name", CONFIGS)
-def test_caches_give_what_the_encoders_give(train, tmp_path, name):
+def test_caches_give_what_the_encoders_give(train, tmp_path, monkeypatch, name):
     """The same step on the first two analogies whether text and latents were cached or are made as they are needed."""
-    cached = train(tmp_path / "cached", name, "separate", "train.steps=1")
+    train(tmp_path / "caching", name, "separate", "train.steps=1")
+    with monkeypatch.context() as absent:
+        for family in FAMILIES:
+            absent.delattr(type(family), "load_prompts")
+        cached = train(tmp_path / "cached", name, "separate", "train.steps=1")
     live = train(tmp_path / "live", name, "separate", "train.steps=1", "data.cache=null", "data.cache_latents=0")
     one, other = (load_file(run / "bank.safetensors") for run in (cached, live))
     for key in one:
