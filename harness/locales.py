@@ -14,6 +14,8 @@ from .comfyui import ROOT
 from .inprocess import load_comfyui
 
 LOCALES = ROOT / "locales"
+# Node id -> inputs that only newer ComfyUI has; where it lacks them, their texts stay as they are.
+NEWER = {"LoRWeBBlendCoefficients": ("more",)}
 # What vue-i18n, which shows the texts, would take for its own syntax.
 _SYNTAX = re.compile(r"[{}@|$]")
 
@@ -23,7 +25,11 @@ def english() -> dict[str, dict[str, Any]]:
     load_comfyui()
     from lorweb_pack.nodes import NODES
 
-    return {schema.node_id: _texts(schema) for schema in (node.define_schema() for node in NODES)}
+    texts = {schema.node_id: _texts(schema) for schema in (node.define_schema() for node in NODES)}
+    for node, inputs in NEWER.items():
+        for name in inputs:
+            texts[node]["inputs"].setdefault(name, read("en")[node]["inputs"][name])
+    return texts
 
 
 def _texts(schema) -> dict[str, Any]:
