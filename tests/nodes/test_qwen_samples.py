@@ -23,33 +23,43 @@ from .test_families import QWEN, random_qwen
 
 # Even numbers of tokens a side: of odd ones, diffusers and ComfyUI centre the positions half a token apart.
 SIGMAS, SIZE = (1.0, 0.7, 0.3, 0.0), (12, 8)
+KINDS = [("separate", False), ("canvas", False), ("separate", True)]  # layout, and whether it is of 2511's kind
 
 
-@pytest.fixture(scope="module")
-def weights():
-    """The transformer's, by names that diffusers and ComfyUI share."""
-    return transformer().state_dict()
+@pytest.fixture
+def transformer(zero_cond_t):
+    """Of 2509's kind, or of 2511's, which modulates references as at t = 0."""
+    names = ("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim")
+    torch.manual_seed(0)
+    return QwenImageTransformer2DModel(**{name: QWEN[name] for name in names}, zero_cond_t=zero_cond_t)
 
 
-@pytest.fixture(scope="module")
-def tuner():
+@pytest.fixture
+def model(transformer, zero_cond_t):
+    """ComfyUI's with the same weights, by names that both share."""
+    model = random_qwen()
+    inside = model.model.diffusion_model
+    if zero_cond_t and not hasattr(inside, "default_ref_method"):
+        pytest.skip("this ComfyUI knows no Qwen-Image-Edit-2511")
+    inside.load_state_dict(transformer.state_dict())
+    if zero_cond_t:  # as its checkpoints ask for
+        inside.default_ref_method = "index_timestep_zero"
+    return model
+
+
+@pytest.fixture
+def tuner(transformer, model):
     """The transformer with a bank on it that does something."""
     settings = BankConfig(num_loras=3, rank=2, key_dim=8, query_dim=12, layout="separate", base_model="qwen")
     torch.manual_seed(1)
-    tuner = LoRWeBModel(transformer(), LoRWeBConfig(bank=settings, target_modules=QWEN_EDIT.targets))
+    tuner = LoRWeBModel(transformer, LoRWeBConfig(bank=settings, target_modules=QWEN_EDIT.targets))
     for layer in tuner.tuner_layers.values():
         torch.nn.init.normal_(layer.lora_B["default"].weight)
     return tuner
 
 
-def transformer():
-    names = ("num_layers", "num_attention_heads", "attention_head_dim", "joint_attention_dim")
-    torch.manual_seed(0)
-    return QwenImageTransformer2DModel(**{name: QWEN[name] for name in names}).requires_grad_(False)
-
-
-@pytest.mark.parametrize("layout", QWEN_EDIT.layouts)
-def test_a_trained_bank_makes_the_same_edit(weights, tuner, tmp_path, monkeypatch, layout):
+@pytest.mark.parametrize(("layout", "zero_cond_t"), KINDS)
+def test_a_trained_bank_makes_the_same_edit(model, tuner, tmp_path, monkeypatch, layout):
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(12, generator=generator)
     noise, *shown = torch.randn(2 if layout == "canvas" else 4, 1, 16, *SIZE, generator=generator)
@@ -60,8 +70,6 @@ def test_a_trained_bank_makes_the_same_edit(weights, tuner, tmp_path, monkeypatc
     monkeypatch.setattr(basis, "basis_path", tmp_path.joinpath)
     bank, info = basis.LoadBasis.execute("bank.safetensors").args
     assert "separate" in info
-    model = random_qwen()
-    model.model.diffusion_model.load_state_dict(weights)
     plain = by_comfyui(model, noise, shown, text)
     with torch.no_grad():
         edited, report = apply_lora(model, bank.compose(bank.mix(query)), 1.0)
