@@ -11,11 +11,14 @@ from safetensors.torch import load_file
 
 from harness.edit_graph import sepia
 from harness.small_models import flux_layers, random_bank
+from training.bases import KLEIN
 from training.bases.tiny import make_base, make_encoder
+from training.bases.tiny_klein import make_klein
 
 README = Path(__file__).parents[2] / "README.md"
 # What in them takes a GPU or minutes, and what a CPU does in seconds.
 SMALLER = {"megapixels=1.0": "megapixels=0.01", 'device, steps = "cuda", 28': 'device, steps = "cpu", 2'}
+SMALLER_KLEIN = {"megapixels=0.25": "megapixels=0.01", '"cuda"': '"cpu"', "steps=28": "steps=2"}
 
 
 def python_blocks():
@@ -37,7 +40,7 @@ def folder(tmp_path, photographs, monkeypatch):
 
 
 def test_the_examples_run(folder):
-    compose, sample, steer = python_blocks()
+    compose, sample, _, steer = python_blocks()
     assert len(compose.splitlines()) <= 15
     for large, small in SMALLER.items():
         assert (compose + sample).count(large) == 1
@@ -54,6 +57,27 @@ def test_the_examples_run(folder):
     exec(steer, names)
     assert names["small"].errors.keys() == layers.keys()
     assert names["small"].factors("transformer_blocks.0.ff.net.2")[0].shape == (16, 1024)
+
+
+def test_the_example_of_separate_references_runs(folder):
+    compose, _, separate, _ = python_blocks()
+    for large, small in SMALLER_KLEIN.items():
+        assert separate.count(large) == 1
+        separate = separate.replace(large, small)
+    transformer = KLEIN.transformer.from_pretrained(
+        make_klein(folder / "black-forest-labs" / "FLUX.2-klein-base-4B"), subfolder="transformer"
+    )
+    linear = {name: module for name, module in transformer.named_modules() if re.fullmatch(KLEIN.targets, name)}
+    layers = {name: (module.in_features, module.out_features) for name, module in linear.items()}
+    random_bank(folder / "bank.safetensors", layers, num_loras=4, rank=4, key_dim=16)
+    names = {}
+    exec(compose + separate, names)
+    assert names["made"].shape[-2:] == (names["answer"].height, names["answer"].width)
+    assert {name for name, _ in names["klein"].transformer.named_modules() if name.endswith("lora_A.default_0")} == {
+        f"{name}.lora_A.default_0" for name in layers
+    }
+    with Image.open(folder / "b.png") as b, Image.open(folder / "b_prime.png") as b_prime:
+        assert b_prime.size == b.size
 
 
 def check_that_it_samples_with_the_lora(names):
