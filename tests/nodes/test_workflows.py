@@ -8,8 +8,9 @@ import pytest
 import requests
 from PIL import Image
 
-from harness.api_graph import NOTES, WIDGET_TYPES, described_inputs, widgets
+from harness.api_graph import NOTES, WIDGET_TYPES, api_graph, described_inputs, widgets
 from harness.comfyui import PACK_NAME, ROOT
+from harness.small_models import RANDOM_CLIP_L, SMALL_BANK, SMALL_FLUX, SMALL_VAE
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
 SHIPPED = {
@@ -23,6 +24,16 @@ SHIPPED = {
     "starter_cpu",
 }
 TITLE_HEIGHT = 30
+
+# Nodes of a workflow with models of their own, and what runs in their place within seconds.
+SMALL = {
+    "UNETLoader": {"class_type": "LoadSmallFlux", "inputs": {"unet_name": SMALL_FLUX, "weight_dtype": "default"}},
+    "CLIPLoader": {"class_type": "CLIPLoader", "inputs": {"clip_name": RANDOM_CLIP_L, "type": "stable_diffusion"}},
+    "CLIPVisionLoader": {"class_type": "LoadSmallVision", "inputs": {}},
+    "VAELoader": {"class_type": "VAELoader", "inputs": {"vae_name": SMALL_VAE}},
+    "LoRWeBLoadBasis": {"class_type": "LoRWeBLoadBasis", "inputs": {"basis_name": SMALL_BANK}},
+}
+FEW = {"KSampler": {"steps": 2}, "Flux2Scheduler": {"steps": 2}, "LoRWeBAnalogyReferences": {"long_side": 128}}
 
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -148,6 +159,24 @@ def test_files_to_download_belong_to_their_node(path):
             assert model["name"] in files_of(node)
             assert model["url"].startswith("https://huggingface.co/")
             assert model["directory"] in {"clip_vision", "diffusion_models", "lorweb", "text_encoders", "vae"}
+
+
+@pytest.mark.parametrize("name", ["klein_edit_by_example", "qwen_edit_by_example"])
+def test_workflows_of_separate_references_run(comfy, object_info, names, photographs, name):
+    """On the small FLUX, bank and encoders: b' comes back at b's own size."""
+    workflow = read(ROOT / "workflows" / f"{name}.json")
+    titles = {
+        str(node["id"]): node.get("title", "").split(":")[0].replace("a'", "a_prime") for node in nodes_of(workflow)
+    }
+    graph = api_graph(workflow, object_info)
+    for node, content in graph.items():
+        content |= SMALL.get(content["class_type"], {})
+        content["inputs"] |= FEW.get(content["class_type"], {})
+        if content["class_type"] == "LoadImage":
+            content["inputs"]["image"] = names[titles[node]]
+    (saved,) = (node for node, content in graph.items() if content["class_type"] == "SaveImage")
+    b_prime = comfy.images(comfy.run(graph), saved)[0]
+    assert b_prime.shape == photographs["chelsea"][::3, ::3].shape and b_prime.std() > 1
 
 
 @each_workflow
