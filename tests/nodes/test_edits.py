@@ -1,17 +1,25 @@
 """Edit cards through ComfyUI: saved, listed, uploaded, loaded, found, and refused by another bank."""
 
 import copy
+import runpy
+from pathlib import Path
 
+import folder_paths
 import numpy as np
 import pytest
 import torch
 from lorweb_pack.lorweb_core import MixingCoefficients
 from lorweb_pack.nodes.coefficients import BlendCoefficients
+from lorweb_pack.nodes.edits import FindEdits, LoadEdit, edit_folders
+from lorweb_pack.nodes.folders import edit_names, register_folders
 from PIL import Image
 
 from harness.comfyui import GraphError
 from harness.small_models import flux_layers, random_bank
-from lorweb_core.card import load_card
+from lorweb_core.card import EditCard, load_card
+from lorweb_core.cardpicture import card_picture, save_card
+
+BROWN = "\u8910\u8272"
 
 
 def node(kind, **inputs):
@@ -33,13 +41,13 @@ def saved(comfy, names):
     kept["adjust"] = node("AdjustCoefficients", coefficients=edit, temperature=0.5, top_k=2, block_scales="",
                           overrides="")  # fmt: skip
     photos = {"image_a": ["a", 0], "image_a_prime": ["a_prime", 0], "basis": ["basis", 0]}
-    prefix = "lorweb_edits/cards/edit"
+    prefix = f"lorweb_edits/cards/{BROWN} \u00e9dit"
     kept["one"] = node("SaveEdit", coefficients=edit, filename_prefix=prefix, name="sepia", prompt="old", strength=0.5,
                        **photos)  # fmt: skip
-    kept["two"] = node("SaveEdit", coefficients=["adjust", 0], filename_prefix=prefix, name="sharper")
+    kept["two"] = node("SaveEdit", coefficients=["adjust", 0], filename_prefix=prefix, name=f"{BROWN}, sharper")
     comfy.run(kept)
-    paths = sorted((comfy.output_folder / "lorweb_edits" / "cards").glob("edit_*.png"))
-    return kept, {load_card(path).name: path for path in paths}
+    paths = sorted((comfy.output_folder / "lorweb_edits" / "cards").glob(f"{BROWN} \u00e9dit_*.png"))
+    return kept, {load_card(path).name.removeprefix(f"{BROWN}, "): path for path in paths}
 
 
 def needed(graph, name):
@@ -52,7 +60,8 @@ def test_a_saved_card_is_listed_and_loaded(comfy, saved):
     _, cards = saved
     card = load_card(cards["sepia"])
     assert (card.prompt, card.strength) == ("old", 0.5) and card.query_mode and card.coefficients.fingerprint
-    assert load_card(cards["sharper"]).query_mode == ""
+    sharper = load_card(cards["sharper"])
+    assert (sharper.query_mode, sharper.name) == ("", f"{BROWN}, sharper")
     name = f"lorweb_edits/cards/{cards['sepia'].name}"
     options = comfy.object_info()["LoRWeBLoadEdit"]["input"]["required"]["edit"][1]
     assert name in options["options"] and options["image_upload"] and options["image_folder"] == "input"
@@ -118,3 +127,33 @@ def test_a_blend_of_three():
     more = {"coefficients_3": edits[2], "coefficients_4": None}
     (blended,) = BlendCoefficients.execute(edits[0], edits[1], 0.5, more).args[:1]
     assert torch.equal(blended.values, torch.tensor([[0.5, 0.25, 0.25]]))
+
+
+@pytest.fixture
+def shelf(tmp_path, monkeypatch):
+    """A folder of cards that extra_model_paths.yaml names, in a ComfyUI that has no others."""
+    for name in ("models_dir", "output_directory", "input_directory"):
+        monkeypatch.setattr(folder_paths, name, str(tmp_path / name))
+    monkeypatch.setattr(folder_paths, "folder_names_and_paths", {})
+    monkeypatch.setattr(folder_paths, "filename_list_cache", {})
+    settings = tmp_path / "extra_model_paths.yaml"
+    settings.write_text("mine:\n  base_path: elsewhere\n  lorweb_edits: shelf\n", encoding="utf-8")
+    # ComfyUI's own reader, by its path: other packages have modules called utils.
+    reader = runpy.run_path(str(Path(folder_paths.__file__).parent / "utils" / "extra_config.py"))
+    reader["load_extra_path_config"](str(settings))
+    register_folders()
+    return tmp_path / "elsewhere" / "shelf"
+
+
+def test_cards_of_extra_model_paths(shelf):
+    edits = [MixingCoefficients(torch.eye(3)[[row]], ("x",)) for row in range(2)]
+    (shelf / "films").mkdir(parents=True)
+    for edit, name in zip(edits, ("one", f"films/{BROWN}")):
+        card = EditCard(edit, name)
+        save_card(card, shelf / f"{name}.png", card_picture(card))
+    assert edit_names() == [f"lorweb_edits/films/{BROWN}.png", "lorweb_edits/one.png"]
+    assert torch.equal(LoadEdit.execute(edit_names()[0]).args[0].values, edits[1].values)
+    assert edit_folders() == ["all", "films"]
+    assert torch.equal(FindEdits.execute(edits[0], "films", 1).args[1].values, edits[1].values)
+    with pytest.raises(FileNotFoundError, match=r"put it into .*shelf"):
+        LoadEdit.execute("lorweb_edits/absent.png")
