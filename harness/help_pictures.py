@@ -12,7 +12,7 @@ from pathlib import Path
 
 from .browser import ComfyPage, Workflow, open_browser, read_workflow
 from .comfyui import ROOT, ComfyServer
-from .workflow_pictures import WORKFLOWS, compress, runnable_outputs, stand_in_models, upload_photographs
+from .workflow_pictures import WORKFLOWS, compress, run_all, stand_in_models, upload_photographs
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,9 @@ SHOWN_IN = {
     "LoRWeBAnalogyReferences": "klein_edit_by_example",
     "LoRWeBCropResult": "edit_by_example",
     "LoRWeBSaveLoRA": "export_lora",
+    "LoRWeBSaveEdit": "edit_cards",
+    "LoRWeBLoadEdit": "edit_cards",
+    "LoRWeBFindEdits": "edit_cards",
     "LoRWeBLoadStarter": "starter_cpu",
     "LoRWeBStarterExample": "starter_cpu",
 }
@@ -97,7 +100,7 @@ def take_picture(page: ComfyPage, node: str, images: dict[str, str]) -> bytes:
     workflow = read_workflow(WORKFLOWS / f"{SHOWN_IN[node]}.json")
     page.load(workflow)
     page.page.evaluate(_CHOOSE_IMAGES, images)
-    page.run(runnable_outputs(workflow))
+    run_all(page, workflow)
     if node in _INSTEAD:
         page.load(_with_loader(workflow, node))
     page.page.evaluate(_ARRANGE, [node, _GAP, _TALL])

@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 WORKFLOWS = ROOT / "workflows"
 PICTURE_WIDTH = 1600
 LARGEST_BYTES = 250_000
-_ALWAYS = 0  # a node's mode when it is neither muted nor bypassed
+_ALWAYS, _NEVER = 0, 2  # a node's mode when it is neither muted nor bypassed, and when it is muted
 # Larger text in notes, because the picture is smaller than the page.
 _SETTINGS = {"Comfy.TextareaWidget.FontSize": 15, "Comfy.Minimap.Visible": False}
 # What a workflow names, and what stands in for it. Empty files are enough for combo boxes that nothing runs from.
@@ -53,7 +53,10 @@ _OUTPUT_NODES = {
     "LoRWeBAdjustCoefficients",
     "LoRWeBBlendCoefficients",
     "LoRWeBEncodeAnalogy",
+    "LoRWeBFindEdits",
+    "LoRWeBLoadEdit",
     "LoRWeBPlotCoefficients",
+    "LoRWeBSaveEdit",
     "LoRWeBSaveLoRA",
     "PreviewAny",
     "PreviewImage",
@@ -71,6 +74,9 @@ _BOUNDS = """() => {
     const boxes = [...app.graph.nodes, ...app.graph.groups].map(item => item.boundingRect ?? item.getBounding());
     return [Math.min(...boxes.map(b => b[0])), Math.min(...boxes.map(b => b[1])),
             Math.max(...boxes.map(b => b[0] + b[2])), Math.max(...boxes.map(b => b[1] + b[3]))];
+}"""
+_SWITCH_ON = """() => {
+    for (const node of app.graph.nodes.filter(node => node.mode === 2)) node.mode = 0;
 }"""
 _FRAME = """([x, y, margin]) => {
     app.canvas.ds.scale = 1;
@@ -144,9 +150,19 @@ def take_picture(page: ComfyPage, workflow: Workflow, images: dict[str, str]) ->
     width, height = round(right - left), round(bottom - top)
     page.page.set_viewport_size({"width": width + 2 * _MARGIN, "height": height + 2 * _MARGIN})
     page.page.evaluate(_FRAME, [left, top, _MARGIN])
-    page.run(runnable_outputs(workflow))
+    run_all(page, workflow)
     clip = {"x": _MARGIN - _EDGE, "y": _MARGIN - _EDGE, "width": width + 2 * _EDGE, "height": height + 2 * _EDGE}
     return to_jpeg(page.page.screenshot(clip=clip))
+
+
+def run_all(page: ComfyPage, workflow: Workflow) -> None:
+    """Run what can be run of an open workflow, and after that what is muted until the rest has run once."""
+    page.run(runnable_outputs(workflow))
+    if muted := [node for node in workflow["nodes"] if node["mode"] == _NEVER]:
+        page.page.evaluate(_SWITCH_ON)
+        for node in muted:
+            node["mode"] = _ALWAYS
+        page.run(runnable_outputs(workflow))
 
 
 def runnable_outputs(workflow: Workflow) -> list[int]:

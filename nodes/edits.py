@@ -1,6 +1,7 @@
 """Save Edit, Load Edit and Find Similar Edits: edits as cards."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path
 
 import folder_paths
@@ -186,17 +187,18 @@ class FindEdits(io.ComfyNode):
 
     @classmethod
     def fingerprint_inputs(cls, folder: str, **_) -> str:
-        return _stamp(_paths_in(folder))
+        return _stamp(_cards_in(folder))
 
     @classmethod
     def execute(cls, coefficients: MixingCoefficients, folder: str, k: int) -> io.NodeOutput:
         check_values(cls, folder=folder, k=k)
-        gallery = Gallery.of(interruptible(_paths_in(folder))).like(coefficients)
+        names = _cards_in(folder)
+        gallery = Gallery.of(interruptible(names)).like(coefficients)
         matches = nearest(coefficients, gallery.cards, k)
         left_out = [f"left out: {reason}" for reason in gallery.refused.values()]
         if not matches:
             raise ValueError("\n".join([f"there is no other edit of this bank in {folder}", *left_out[:5]]))
-        lines = [f"{match.cosine:.3f}  {match.path}: {match.card.describe()}" for match in matches]
+        lines = [f"{match.cosine:.3f}  {names[str(match.path)]}: {match.card.describe()}" for match in matches]
         sheet = image_of(contact_sheet(matches, no_bar))
         report = "\n".join(lines + left_out)
         return io.NodeOutput(sheet, matches[0].card.coefficients, report, ui=ui.PreviewImage(sheet))
@@ -208,14 +210,15 @@ def edit_folders() -> list[str]:
     return [ALL_FOLDERS, *sorted({Path(name).parent.as_posix() for name in names} - {"."})]
 
 
-def _paths_in(folder: str) -> list[str]:
+def _cards_in(folder: str) -> dict[str, str]:
+    """Path of every card of a folder -> its name in Load Edit."""
     names = folder_paths.get_filename_list(EDITS_FOLDER)
     chosen = [name for name in names if folder in (ALL_FOLDERS, Path(name).parent.as_posix())]
-    paths = (folder_paths.get_full_path(EDITS_FOLDER, name) for name in chosen)
-    return [path for path in paths if path is not None]
+    cards = {folder_paths.get_full_path(EDITS_FOLDER, name): f"{EDITS_FOLDER}/{name}" for name in chosen}
+    return {path: name for path, name in cards.items() if path is not None}
 
 
-def _stamp(paths: list[str]) -> str:
+def _stamp(paths: Iterable[str]) -> str:
     """What changes when one of some files does."""
     files = {path: os.stat(path) for path in paths}
     return "; ".join(f"{path} {status.st_mtime_ns} {status.st_size}" for path, status in files.items())

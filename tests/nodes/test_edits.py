@@ -154,6 +154,7 @@ def test_cards_of_extra_model_paths(shelf):
     assert edit_names() == [f"lorweb_edits/films/{BROWN}.png", "lorweb_edits/one.png"]
     assert torch.equal(LoadEdit.execute(edit_names()[0]).args[0].values, edits[1].values)
     assert edit_folders() == ["all", "films"]
-    assert torch.equal(FindEdits.execute(edits[0], "films", 1).args[1].values, edits[1].values)
+    _, found, report = FindEdits.execute(edits[0], "films", 1).args
+    assert torch.equal(found.values, edits[1].values) and report.startswith(f"0.000  lorweb_edits/films/{BROWN}.png: ")
     with pytest.raises(FileNotFoundError, match=r"put it into .*shelf"):
         LoadEdit.execute("lorweb_edits/absent.png")
