@@ -8,19 +8,23 @@ from typing import Any
 from .comfyui import Graph
 
 NOTES = {"MarkdownNote", "Note"}  # these live in the page only
+BYPASSED = 4  # a node's mode
 WIDGET_TYPES = {"BOOLEAN", "COMBO", "FLOAT", "INT", "STRING"}
 
 
 def api_graph(workflow: dict[str, Any], object_info: dict[str, Any]) -> Graph:
-    """The nodes of a workflow with their values and links; one without subgraphs and bypassed nodes.
+    """The nodes of a workflow with their values and links; one without subgraphs. Links lead around bypassed nodes.
 
     Args:
         object_info: what the server says of its nodes.
     """
     origins = {link: [str(node), slot] for link, node, slot, *_ in workflow["links"]}
+    bypassed = [node for node in workflow["nodes"] if node["mode"] == BYPASSED]
+    for node in bypassed:
+        _lead_around(node, origins)
     graph = {}
     for node in workflow["nodes"]:
-        if node["type"] in NOTES:
+        if node["type"] in NOTES or node in bypassed:
             continue
         described = list(widgets(object_info[node["type"]]))
         # Widgets that ComfyUI has added since the workflow was saved stand at their defaults, as in the page.
@@ -29,6 +33,14 @@ def api_graph(workflow: dict[str, Any], object_info: dict[str, Any]) -> Graph:
         linked = {slot["name"]: origins[slot["link"]] for slot in node["inputs"] if slot["link"] is not None}
         graph[str(node["id"])] = {"class_type": node["type"], "inputs": values | linked}
     return graph
+
+
+def _lead_around(node: dict[str, Any], origins: dict[int, list]) -> None:
+    """Let what a bypassed node gives come from its first input of that type, as the page does."""
+    for output in node["outputs"]:
+        passed = next((slot["link"] for slot in node["inputs"] if slot["type"] == output["type"]), None)
+        for link in (output["links"] or []) if passed is not None else []:
+            origins[link] = origins[passed]
 
 
 def described_inputs(info: dict[str, Any]) -> dict[str, tuple[str, dict[str, Any]]]:

@@ -139,9 +139,14 @@ class Refined:
         return self.step == 0
 
     @property
+    def record(self) -> Record:
+        """The judgement of what came out."""
+        return next(record for record in self.history if record.step == self.step)
+
+    @property
     def gain(self) -> float:
         before = self.history[0].held_out
-        return 1 - next(r.held_out for r in self.history if r.step == self.step) / before if before > 0 else 0.0
+        return 1 - self.record.held_out / before if before > 0 else 0.0
 
     def report(self) -> str:
         """What happened, in a sentence."""

@@ -14,7 +14,19 @@ from .folders import register_folders
 
 logger = logging.getLogger(__name__)
 
-MODULES = ("basis", "siglip", "starter", "analogy", "coefficients", "apply", "canvas", "references", "export", "edits")
+MODULES = (
+    "basis",
+    "siglip",
+    "starter",
+    "analogy",
+    "coefficients",
+    "apply",
+    "canvas",
+    "references",
+    "export",
+    "edits",
+    "refine",
+)
 
 
 def nodes_of(module: str) -> list[type[io.ComfyNode]]:

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..lorweb_core import BasisLayer
 from ..lorweb_core.mixing import composed_factors, composed_output
+from .differentiable import ordinary
 
 Weights = tuple[Tensor, Tensor, Tensor, float, Tensor | None]
 
@@ -69,9 +70,12 @@ class BasisAdapter(WeightAdapterBase):
         self.ran = True
         a, b, c, scale, bias = self.weights
         dtype = base_out.dtype if base_out.dtype.itemsize > 1 else torch.float16
-        a, b, c, x = (comfy.model_management.cast_to_device(t, base_out.device, dtype) for t in (a, b, c, x))
+        a, b, c, x, bias = (t if t is None else _cast(t, base_out.device, dtype) for t in (a, b, c, x, bias))
         delta = composed_output(x, a, b, c, scale * self.multiplier)
         if bias is not None:
-            bias = comfy.model_management.cast_to_device(bias, base_out.device, dtype)
             delta = delta + (scale * self.multiplier) * (c @ bias)
         return delta
+
+
+def _cast(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return ordinary(comfy.model_management.cast_to_device(tensor, device, dtype))

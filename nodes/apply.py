@@ -92,12 +92,9 @@ def apply_lora(model, lora: ComposedLoRA, strength: float, mode: str = PATCH) ->
         ValueError: when no layer of the bank is in the model, one has another shape, or cannot take the mode.
     """
     bank = lora.bank
-    _require_family(model, bank)
-    targets = find_targets(model, bank, mode)
-    if not targets:
-        raise ValueError(_nothing_matches(model, bank))
+    targets = require_targets(model, bank, mode)
     if mode == RUNTIME:
-        edited = add_at_run_time(model, lora, _parts(targets), strength)
+        edited = add_at_run_time(model, lora, parts_of(targets), strength)
     else:
         edited = _patch(model, lora, targets, strength)
     refuse_changed(edited, bank)
@@ -128,13 +125,26 @@ def _patch(model, lora: ComposedLoRA, targets: dict[str, Target], strength: floa
     return patched
 
 
-def _parts(targets: dict[str, Target]) -> dict[str, dict[str, Rows]]:
+def parts_of(targets: dict[str, Target]) -> dict[str, dict[str, Rows]]:
     """Module path in the model -> layers of the bank -> the rows that each adds to."""
     parts: dict[str, dict[str, Rows]] = {}
     for name, target in targets.items():
         part = _slice(target)
         parts.setdefault(_module_path(target), {})[name] = part and slice(part[1], part[1] + part[2])
     return parts
+
+
+def require_targets(model, bank: BasisBank, mode: str = PATCH) -> dict[str, Target]:
+    """``find_targets``, of which there must be some.
+
+    Raises:
+        ValueError: when the model is of another family, or has no layer of the bank; and as ``find_targets``.
+    """
+    _require_family(model, bank)
+    targets = find_targets(model, bank, mode)
+    if not targets:
+        raise ValueError(_nothing_matches(model, bank))
+    return targets
 
 
 def find_targets(model, bank: BasisBank, mode: str = PATCH) -> dict[str, Target]:

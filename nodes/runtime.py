@@ -6,8 +6,9 @@ bypass (its newer versions) is not used: it takes no part of a fused layer, need
 """
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from weakref import WeakKeyDictionary
 
 import comfy.model_management
@@ -21,6 +22,7 @@ from ..lorweb_core import BasisBank, BasisLayer
 from ..lorweb_core.lora import ComposedLoRA
 from .adapter import BasisAdapter
 from .errors import in_plain_words
+from .forwards import changed
 
 logger = logging.getLogger(__name__)
 
@@ -73,51 +75,45 @@ class RunTimeEdit:
     """A wrapper of ``apply_model`` that adds one edit to the layers' outputs.
 
     Args:
-        lora: the edit.
+        bank: of the edit.
+        values: its coefficients [L, N], layers as the bank has them.
         parts: module path in the model -> what of the bank adds to it.
         strength: of the edit.
+        checked: whether it is known already that all of it runs.
     """
 
-    def __init__(self, lora: ComposedLoRA, parts: Parts, strength: float):
-        bank = lora.bank
+    def __init__(self, bank: BasisBank, values: Tensor, parts: Parts, strength: float = 1.0, checked: bool = False):
         self._require_unchanged = in_plain_words(bank.require_unchanged)
         self._parts, self._strength, self._scale = parts, strength, bank.config.scale
         self._factors = dict(zip(bank.layers, place(bank).model))
-        self._values = torch.stack([lora.layer_coefficients(name) for name in bank.layers])
+        self._values = values
         self._kept = None
         used = max(1, int((self._values != 0).sum(-1).max()))
         if used < bank.config.num_loras:
             self._kept = self._values.abs().topk(used, dim=-1).indices
             self._values = self._values.gather(-1, self._kept)
-        self._checked = False
+        self._checked = checked
 
     def __call__(self, executor, x: Tensor, *args, **kwargs):
         """ComfyUI's contract: ``executor(...)`` is the model, x its latent."""
+        with self.on(executor.class_obj, x.device):
+            return executor(x, *args, **kwargs)
+
+    @contextmanager
+    def on(self, model: nn.Module, device: torch.device) -> Iterator[None]:
+        """The edit on the layers of a model, for the calls inside."""
         self._require_unchanged()  # on the CPU it is read at every step
-        adapters = self._adapters(x.device)
-        with self._edited(executor.class_obj, adapters):
-            output = executor(x, *args, **kwargs)
+        adapters = self._adapters(device)
+        with changed(self._changes(model, adapters)):
+            yield
         if not self._checked:
             self._checked = True
             self._name_what_did_not_run(adapters)
-        return output
 
-    @contextmanager
-    def _edited(self, model: nn.Module, adapters: Mapping[str, BasisAdapter]) -> Iterator[None]:
-        """The edit on the layers of a model, for the calls inside."""
-        before = []
-        try:
-            for path, parts in self._parts.items():
-                module = comfy.utils.get_attr(model, path)
-                before.append((module, module.__dict__.get("forward")))
-                added = tuple((rows, adapters[name]) for name, rows in parts.items())
-                module.forward = _edited_forward(module.forward, added)
-            yield
-        finally:
-            for module, forward in reversed(before):
-                del module.forward
-                if forward is not None:
-                    module.forward = forward
+    def _changes(self, model: nn.Module, adapters: Mapping[str, BasisAdapter]) -> Iterator[tuple[nn.Module, Callable]]:
+        for path, parts in self._parts.items():
+            added = tuple((rows, adapters[name]) for name, rows in parts.items())
+            yield comfy.utils.get_attr(model, path), partial(_edited_forward, added=added)
 
     def _adapters(self, device: torch.device) -> dict[str, BasisAdapter]:
         """The adapters of all layers; one copy to the device for the coefficients of all."""
@@ -173,9 +169,14 @@ def refuse_changed(model: ModelPatcher, bank: BasisBank) -> None:
 
 def add_at_run_time(model: ModelPatcher, lora: ComposedLoRA, parts: Parts, strength: float) -> ModelPatcher:
     """A clone of the model that makes the edit at run time."""
-    edited, factors = model.clone(), place(lora.bank)
-    edited.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, RunTimeEdit(lora, parts, strength))
-    others = edited.get_additional_models_with_key(KEY)
-    if not any(other.is_clone(factors) for other in others):
-        edited.set_additional_models(KEY, [*others, factors])
+    edited, values = model.clone(), torch.stack([lora.layer_coefficients(name) for name in lora.bank.layers])
+    edited.add_wrapper_with_key(WrappersMP.APPLY_MODEL, KEY, RunTimeEdit(lora.bank, values, parts, strength))
+    bring_factors(edited, lora.bank)
     return edited
+
+
+def bring_factors(model: ModelPatcher, bank: BasisBank) -> None:
+    """Have the bank's factors loaded wherever the model is, once for all edits on it."""
+    factors, others = place(bank), model.get_additional_models_with_key(KEY)
+    if not any(other.is_clone(factors) for other in others):
+        model.set_additional_models(KEY, [*others, factors])

@@ -21,6 +21,8 @@ _LOADERS = {
     "CLIPVisionLoader": ("CLIPVisionLoader", [RANDOM_VIT_L]),
     "LoRWeBLoadBasis": ("LoRWeBLoadBasis", [SMALL_BANK]),
 }
+# Values of Refine Edit: one step of one draw on a small canvas.
+QUICK = [1, 0, 0, 128, "crop", 1, 0.2, 1]
 _STEPS, _LONG_SIDE = 2, 1  # which of the widgets' values
 _ATTEMPTS = 5  # a page with much to do takes a double click for two clicks
 
@@ -102,6 +104,8 @@ def _shrink(node: dict) -> None:
         node["widgets_values"][_STEPS] = 2
     elif node["type"] == "LoRWeBCanvas":
         node["widgets_values"][_LONG_SIDE] = 256
+    elif node["type"] == "LoRWeBRefineEdit":
+        node["widgets_values"] = QUICK
 
 
 def _cut_inputs(subgraph: dict, node: dict) -> None:

@@ -10,18 +10,23 @@ import sys
 from pathlib import Path
 
 import comfy.model_detection
+import comfy.sd
 import comfy.utils
 import numpy as np
 import pytest
 import torch
 from lorweb_pack.lorweb_core import BasisBank
+from lorweb_pack.lorweb_core.tasks import Pair, Task
 from lorweb_pack.nodes.apply import PATCH, RUNTIME, Apply
+from lorweb_pack.nodes.fitting import FittedModel
+from lorweb_pack.nodes.layouts import LAYOUTS
 from lorweb_pack.nodes.narrow_flux import _load
 
 from harness.small_flux_pack.loader import load_small_flux
-from harness.small_models import SMALL_BANK, SMALL_FLUX
+from harness.small_models import SMALL_BANK, SMALL_FLUX, SMALL_VAE
 
 from .dense import add_by_hand, relative, sample
+from .test_refine import loss_and_gradient, random_prompt, slope
 
 LOADER = os.environ.get("LORWEB_GGUF")
 pytestmark = pytest.mark.skipif(not LOADER, reason="LORWEB_GGUF names no folder of a GGUF loader")
@@ -98,3 +103,18 @@ def test_q4_k_takes_the_edit(quantised, small_models, mode):
         error = relative(edited, sample(dense))
         assert relative(before, base) < 1e-5 and error < 1e-5
         assert torch.equal(sample(model), before)
+
+
+def test_q4_k_is_differentiated(quantised, small_models):
+    """As Refine Edit does it; told by the slope of the loss."""
+    model, _ = quantised
+    bank = BasisBank.load(small_models / "lorweb" / SMALL_BANK)
+    with torch.inference_mode():
+        vae = comfy.sd.VAE(sd=comfy.utils.load_torch_file(str(small_models / "vae" / SMALL_VAE)))
+        fitted = FittedModel(model, bank, random_prompt(model), vae, LAYOUTS["canvas"])
+        edit = bank.mix(torch.randn(2304, generator=torch.Generator().manual_seed(0)))
+        a, b = torch.rand(2, 32, 32, 3, generator=torch.Generator().manual_seed(0))
+        task = Task(Pair(a, 0.5 * a), Pair(b, 0.5 * b))
+        _, gradient = loss_and_gradient(fitted, edit.values, task)
+        direction = gradient / gradient.norm()
+        assert relative(slope(fitted, edit.values, task, direction), gradient.norm()[None]) < 1e-2
