@@ -38,6 +38,20 @@ def test_far_sizes_are_named_with_what_to_do(released, side):
     assert "Set long_side to 512" in text
 
 
+@pytest.mark.parametrize(("side", "far"), [(224, True), (256, False), (1056, False), (1120, True)])
+def test_how_far_is_far(released, side, far):
+    """A canvas may have 4.5 times more or fewer pixels than 512 x 512: 241 to 1086 pixels a side."""
+    assert bool(size_warning(CanvasGeometry.plan(100, 100, long_side=side), released)) == far
+
+
+def test_a_canvas_shows_the_first_of_several_pairs():
+    pictures = torch.rand(2, 64, 64, 3)
+    one, several = (
+        Canvas.execute(a, a.flip(1), pictures[:1], 1.0, 128, "crop").args[0] for a in (pictures[:1], pictures)
+    )
+    assert one.shape == (1, 128, 128, 3) and torch.equal(one, several)
+
+
 def test_the_node_shows_it_when_it_knows_the_bank(small):
     image = torch.rand(1, 64, 64, 3)
     for side, basis, warned in ((128, small, False), (1024, small, True), (1024, None, False)):
