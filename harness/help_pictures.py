@@ -37,6 +37,7 @@ SHOWN_IN = {
     "LoRWeBFindEdits": "edit_cards",
     "LoRWeBLoadStarter": "starter_cpu",
     "LoRWeBStarterExample": "starter_cpu",
+    "LoRWeBRefineEdit": "refine_edit",
 }
 # No workflow needs it; it stands where the other encoder's loader is.
 _INSTEAD = {"LoRWeBLoadSigLIP": "CLIPVisionLoader"}

@@ -122,7 +122,7 @@ def upload_photographs(server: ComfyServer) -> dict[str, str]:
         "a'": ("a_prime.png", sepia(first)),
         "c": ("c.png", second),
         "c'": ("c_prime.png", sketch(second)),
-        "c', the same edit": ("c_same.png", sepia(second)),
+        "c', same edit": ("c_same.png", sepia(second)),
         "b": ("b.png", b),
     }
     return {title: server.upload(image, name) for title, (name, image) in files.items()}

@@ -22,6 +22,7 @@ SHIPPED = {
     "inspect_coefficients",
     "klein_edit_by_example",
     "qwen_edit_by_example",
+    "refine_edit",
     "starter_cpu",
 }
 TITLE_HEIGHT = 30
