@@ -107,12 +107,8 @@ def read(path: Path) -> Table:
 
 def measure(model: TunedModel, dataset: AnalogyDataset, number: int, wanted: Sequence[str]) -> Iterator[Answer]:
     """Arms on one analogy of a set; the pairs of its task that stand in for its own are drawn with it."""
-    item, analogy = dataset[number], dataset.sampler[number]
+    item, pairs = dataset[number], example_pairs(dataset, number)
     b, truth = item["b"], CANVAS.answer(item["target"])
-    pairs = [
-        Pair(*(load_quadrant(image, dataset.geometry, dataset.fit) for image in (pair.before, pair.after)))
-        for pair in sorted(dataset.sampler.examples(number, PAIRS), key=lambda pair: pair != analogy.example)
-    ]
     makers = {COPY: None, **arms(model, pairs, b, truth)}
     for arm in wanted:
         if arm == COPY:
@@ -124,6 +120,15 @@ def measure(model: TunedModel, dataset: AnalogyDataset, number: int, wanted: Seq
         refined = made.coefficients if isinstance(made, Refined) else made
         psnr = fidelity(truth, model.answer(refined.values, pairs[0], b, number))["psnr"]
         yield Answer(number, item["task"], arm, psnr, seconds, isinstance(made, Refined) and made.kept_guess)
+
+
+def example_pairs(dataset: AnalogyDataset, number: int) -> list[Pair]:
+    """Pairs of an analogy's task, its own example first."""
+    own = dataset.sampler[number].example
+    return [
+        Pair(*(load_quadrant(image, dataset.geometry, dataset.fit) for image in (pair.before, pair.after)))
+        for pair in sorted(dataset.sampler.examples(number, PAIRS), key=lambda pair: pair != own)
+    ]
 
 
 def arms(model: TunedModel, pairs: list[Pair], b: Tensor, truth: Tensor) -> dict[str, Callable]:

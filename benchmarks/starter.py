@@ -16,6 +16,7 @@ from ._starter_few import few
 from ._starter_outside import outside
 from ._starter_quality import ablations, quality
 from ._starter_refine import refining
+from ._starter_refine_picture import refine_picture
 from ._starter_rivals import train_rivals
 from ._starter_samplers import samplers
 from ._starter_setting import Setting
@@ -25,7 +26,7 @@ logger = logging.getLogger(__name__)
 MEASURES = {
     measure.__name__: measure for measure in (quality, outside, few, ablations, retrieval, interpolation, samplers)
 }
-MEASURES["refine"] = refining
+MEASURES |= {"refine": refining, "refine_picture": refine_picture}
 
 
 def main(arguments: list[str] | None = None) -> int:
