@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from math import ceil
 
 import comfy.utils
+import numpy as np
 from comfy_api.latest import io, ui
 from torch import Tensor
 
@@ -162,9 +163,9 @@ class RefineEdit(io.ComfyNode):
         pictures = [] if image_b is None else list(frame.fill(rgb(image_b, "image_b"), fit))
         settings = Settings(steps=steps, draws=draws, rate=rate, tie=tie, seed=seed)
         fitted = FittedModel(model, basis, conditioning, vae, layout, sampling_steps)
-        refined = _refine(fitted, coefficients, pairs, pictures, settings)
+        refined, curve = _refine(fitted, coefficients, pairs, pictures, settings)
         report = _report(refined, pairs, steps)
-        plot = image_of(loss_curve(refined.history, refined.step))
+        plot = image_of(curve)
         return io.NodeOutput(refined.coefficients, report, plot, ui=ui.PreviewImage(plot, cls=cls))
 
 
@@ -184,7 +185,8 @@ def _examples(image_a: Tensor, image_a_prime: Tensor) -> tuple[Tensor, Tensor]:
 
 def _refine(
     model: FittedModel, guess: MixingCoefficients, pairs: list[Pair], pictures: list[Tensor], settings: Settings
-) -> Refined:
+) -> tuple[Refined, np.ndarray]:
+    """What came out, and its curve."""
     progress = _Progress(model, settings, len(pairs))
     if len(pairs) > 1:
         # All of them first, so that the autoencoder and the model do not take the GPU from each other.
@@ -192,8 +194,9 @@ def _refine(
         for task in (*tasks.fitted, *tasks.held_out):
             model.analogy(*task.example, *task.answer)
     refined = refine_pairs(guess, model, pairs, settings, pictures, progress.show)
-    progress.finish()
-    return refined
+    curve = loss_curve(refined.history, refined.step)
+    progress.finish(curve)
+    return refined, curve
 
 
 def _report(refined: Refined, pairs: Sequence[Pair], steps: int) -> str:
@@ -236,8 +239,9 @@ class _Progress:
         now = time.monotonic()
         self.next = now + max(_PAUSE, _SELDOM * (now - start))
 
-    def finish(self) -> None:
-        self.bar.update_absolute(self.calls)
+    def finish(self, curve: np.ndarray) -> None:
+        """The page goes on showing the last preview, so that has to be what the node shows."""
+        self.bar.update_absolute(self.calls, preview=("JPEG", beside(curve, None), None))
 
 
 def _calls(settings: Settings, pairs: int) -> int:
