@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -54,6 +55,11 @@ _PICTURES = """id => {
     const shown = document.querySelectorAll(`[data-node-id="${id}"] img`);
     return [...(shown.length ? shown : drawn)].map(image => [image.naturalWidth, image.naturalHeight]);
 }"""
+_CENTRE = "id => app.canvas.centerOnNode(app.graph.getNodeById(id))"
+_LOADED = f"""id => {{
+    const sizes = ({_PICTURES})(id);
+    return sizes.length && sizes.every(([width]) => width > 0) && sizes;
+}}"""
 _SHOWN = f"""nodes => nodes.every(id => {{
     const output = app.nodeOutputs[id];
     return output && (!output.images?.length || ({_PICTURES})(id)[0]?.[0] > 0);
@@ -71,6 +77,10 @@ _WIDGET_AREA = """([id, name]) => {
 }"""
 _SET = "([name, value]) => app.extensionManager.setting.set(name, value)"
 _OVERLAY, _CLOSE = ".p-overlay-mask", ".p-dialog-close-button"
+# Newer pages: a notice over the graph, and the panel at the right that it opens.
+_NOTICE, _PANEL = "error-overlay", "properties-panel"
+# What newer pages ask for, and an older server does not have.
+_NEWER = re.compile(r"/api/jobs\b|\bJobsApiError\b|/templates/index_logo\.json")
 _SETTLE_MS = 1000
 _PATIENCE_MS = 120_000  # the page is slow on a machine with other work
 
@@ -133,7 +143,8 @@ class ComfyPage:
 
     Attributes:
         page: Playwright's page, for clicks and keys.
-        errors: errors on the page since it opened or since the last ``load``, requests to other hosts left out.
+        errors: errors on the page since it opened or since the last ``load``, requests to other hosts left out, and
+            what newer pages ask of older servers.
     """
 
     def __init__(
@@ -176,8 +187,7 @@ class ComfyPage:
 
     def reset(self) -> None:
         """Empty the graph, with nothing lying over it."""
-        for close in reversed(self.page.locator(_CLOSE).all()):
-            close.click()
+        self.dismiss()
         self.page.keyboard.press("Escape")  # closes the node search, which has no button for it
         # Where nothing of the page's own lies that would unfold under the mouse.
         self.page.mouse.move(*(side / 2 for side in self.page.viewport_size.values()))
@@ -185,6 +195,25 @@ class ComfyPage:
         if self.page.locator(_OVERLAY).count():
             self.reopen()
         self.load(_EMPTY)
+
+    def dismiss(self) -> None:
+        """Close dialogs, and the panel that newer pages have in their place."""
+        for close in reversed(self.page.locator(_CLOSE).all()):
+            close.click()
+        if self.page.get_by_test_id(_PANEL).count():
+            self.page.get_by_role("button", name="Toggle properties panel").first.click()
+
+    def complaints(self) -> str:
+        """What the page says is wrong with the graph or its run: in a dialog, or behind a notice's "View details"."""
+        dialog, notice = self.page.get_by_role("dialog"), self.page.get_by_test_id(_NOTICE)
+        dialog.or_(notice).first.wait_for()
+        if dialog.count():
+            return dialog.first.inner_text()
+        notice.get_by_role("button", name="View details").click()
+        panel = self.page.get_by_test_id(_PANEL)
+        panel.wait_for()
+        self.settle()
+        return panel.inner_text()
 
     def settle(self) -> None:
         """Give the page time to draw; it announces no end of that."""
@@ -239,12 +268,13 @@ class ComfyPage:
         return self.page.evaluate("() => window.executed")
 
     def pictures(self, node: int) -> list[tuple[int, int]]:
-        """(width, height) in pixels of the pictures that a node shows."""
-        return [tuple(size) for size in self.page.evaluate(_PICTURES, node)]
+        """(width, height) in pixels of the pictures that a node shows, once they are there: it loads them after a run.
 
-    def wait_for_picture(self, node: int) -> None:
-        """Until a node shows a picture, which the page loads a while after the run."""
-        self.page.wait_for_function(f"id => ({_PICTURES})(id)[0]?.[0] > 0", arg=node)
+        Raises:
+            playwright.sync_api.TimeoutError: when it shows none.
+        """
+        self.page.evaluate(_CENTRE, node)  # it loads none that is out of sight
+        return [tuple(size) for size in self.page.wait_for_function(_LOADED, arg=node).json_value()]
 
     def widget_area(self, node: int, name: str) -> tuple[float, float, float, float]:
         """Where LiteGraph draws a widget: (left, top, right, bottom) in the window."""
@@ -283,5 +313,6 @@ class ComfyPage:
 
     def _on_console(self, message: ConsoleMessage) -> None:
         source = message.location.get("url", "")
-        if message.type == "error" and self._is_local(source):
+        newer = _NEWER.search(f"{message.text} {source}")
+        if message.type == "error" and self._is_local(source) and not newer:
             self.errors.append(f"{message.text} ({source})")

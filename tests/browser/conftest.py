@@ -7,8 +7,9 @@ import os
 import pytest
 
 from harness.browser import BrowserMissing, ComfyPage, open_browser
-from harness.edit_graph import sepia
-from harness.fetch import comfyui_folder
+from harness.comfyui import ComfyServer
+from harness.edit_graph import SMALL_FLUX_PACK, sepia
+from harness.fetch import comfyui_folder, newest_frontend
 from harness.workflow_pictures import sketch
 
 
@@ -22,6 +23,26 @@ def browser():
         if os.environ.get("CI"):
             pytest.fail(f"CI needs a browser: {error}")
         pytest.skip(str(error))
+
+
+def pytest_generate_tests(metafunc):
+    """Which pages a test sees: the pinned one, or those that ``small.pages`` names."""
+    if "comfy" in metafunc.fixturenames:
+        marker = metafunc.definition.get_closest_marker("pages")
+        metafunc.parametrize("comfy", marker.args if marker else ["pinned"], indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def comfy(request, archive, small_models, tmp_path_factory):
+    """The tests' server with the page that ComfyUI brings, and one with the newest page on PyPI: what breaks in that
+    breaks for people."""
+    if request.param == "pinned":
+        yield request.getfixturevalue("comfy")
+        return
+    arguments = ["--front-end-root", str(newest_frontend())]
+    base = tmp_path_factory.mktemp("newest")
+    with ComfyServer(base, small_models, pack=archive, extra_packs=[SMALL_FLUX_PACK], arguments=arguments) as server:
+        yield server
 
 
 @pytest.fixture(scope="session")

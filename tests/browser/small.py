@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from playwright.sync_api import Locator
 
 from harness.blueprint import BLUEPRINT, INPUTS
@@ -24,6 +25,10 @@ _LOADERS = {
 # Values of Refine Edit: one step of one draw on a small canvas.
 QUICK = [1, 0, 0, 128, "crop", 1, 0.2, 1]
 _STEPS, _LONG_SIDE = 2, 1  # which of the widgets' values
+# For tests that both the pinned page and the newest one on PyPI have to pass.
+both_pages = pytest.mark.pages("pinned", "newest")
+# Of either generation of the page.
+_SEARCH = ".comfy-vue-node-search-container, [role=dialog]:has(input[aria-controls=results-list])"
 _ATTEMPTS = 5  # a page with much to do takes a double click for two clicks
 
 
@@ -44,8 +49,9 @@ def small_workflow(name: str, images: dict[str, str]) -> Workflow:
 def browse_templates(page: ComfyPage) -> Locator:
     """ComfyUI's template browser, at this pack's templates."""
     page.page.evaluate("() => app.extensionManager.command.execute('Comfy.BrowseTemplates')")
-    page.page.get_by_text(PACK_NAME).click()
-    return page.page.get_by_role("dialog")
+    dialog = page.page.get_by_role("dialog")
+    dialog.get_by_text(PACK_NAME).first.click()
+    return dialog
 
 
 def open_template(page: ComfyPage, path: Path) -> None:
@@ -61,13 +67,13 @@ def search_nodes(page: ComfyPage, words: str) -> Locator:
 
     It shows what it finds a while later, and the nodes used most until then: wait for the one that you look for.
     """
-    search = page.page.locator(".comfy-vue-node-search-container")
+    search = page.page.locator(_SEARCH)
     for _ in range(_ATTEMPTS):
         page.page.mouse.dblclick(800, 500)
         page.settle()
         if search.count():
             break
-    search.locator("input").fill(words)
+    search.locator("input").first.fill(words)
     return search.locator(".option-container")
 
 

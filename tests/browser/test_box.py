@@ -4,7 +4,7 @@ import pytest
 
 from harness.blueprint import BLUEPRINT, INPUTS
 
-from .small import find, place_box, small_box
+from .small import both_pages, find, place_box, small_box
 
 pytestmark = pytest.mark.browser
 
@@ -34,6 +34,7 @@ def placed(page):
     return page
 
 
+@both_pages
 def test_it_is_one_box_whose_inputs_say_what_they_are(placed):
     assert placed.page.evaluate("() => app.graph.nodes.map(node => node.title)") == [BLUEPRINT.stem]
     slots = placed.page.evaluate("() => app.graph.nodes[0].inputs.map(input => [input.name, input.label, input.type])")
@@ -43,6 +44,7 @@ def test_it_is_one_box_whose_inputs_say_what_they_are(placed):
     assert placed.missing_types() == [] and placed.errors == []
 
 
+@both_pages
 def test_its_widgets_reach_the_nodes_inside(placed):
     values = {"prompt": "Draw it.", "strength": 0.7, "seed": 5, "vae_name": "other.safetensors"}
     placed.page.evaluate(_SET, values)
@@ -53,6 +55,7 @@ def test_its_widgets_reach_the_nodes_inside(placed):
     assert inside["VAELoader"]["vae_name"] == "other.safetensors"
 
 
+@both_pages
 def test_it_keeps_its_values_when_saved_and_opened_again(placed):
     values = {"prompt": "Draw it.", "strength": 0.7, "seed": 5, "vae_name": "other.safetensors"}
     placed.page.evaluate(_SET, values)

@@ -6,7 +6,7 @@ from harness.browser import read_workflow
 from harness.comfyui import ROOT
 from harness.small_models import SMALL_BANK
 
-from .small import WORKFLOWS, find, small_workflow
+from .small import WORKFLOWS, both_pages, find, small_workflow
 
 pytestmark = pytest.mark.browser
 
@@ -69,6 +69,7 @@ def drag(page, area, start, end):
     page.settle()
 
 
+@both_pages
 def test_files_open_from_disk(page):
     for path in WORKFLOWS:
         page.reset()
@@ -93,6 +94,7 @@ def test_a_broken_bank_is_named_at_its_node(page, comfy, images, small_models):
     assert broken.name in text and "not a readable safetensors file" in text
 
 
+@both_pages
 def test_a_missing_bank_is_named_with_its_folder(page, comfy, images):
     workflow = small_workflow("edit_by_example", images)
     loader = find(workflow, "LoRWeBLoadBasis")
@@ -103,6 +105,7 @@ def test_a_missing_bank_is_named_with_its_folder(page, comfy, images):
     assert "absent.safetensors" in text and str(comfy.base / "models" / "lorweb") in text
 
 
+@both_pages
 def test_a_bad_override_names_its_widget_and_line(page, images):
     workflow = small_workflow("inspect_coefficients", images)
     adjust = find(workflow, "LoRWeBAdjustCoefficients")
@@ -115,16 +118,17 @@ def test_a_bad_override_names_its_widget_and_line(page, images):
 def failure(page, node):
     """What the page says of the node that failed, which it marks in the graph."""
     assert str(page.page.evaluate("() => app.lastExecutionError?.node_id")) == str(node["id"])
-    return page.page.get_by_role("dialog").inner_text()
+    return page.complaints()
 
 
+@both_pages
 def test_loaders_whose_files_are_missing_are_marked(page):
     """The note beside them says which file goes where."""
     workflow = read_workflow(ROOT / "workflows" / "edit_by_example.json")
     page.load(workflow)
     page.reset()  # closes the list of missing models
     page.load(workflow)
-    page.page.locator(".p-dialog-close-button").click()
+    page.dismiss()
     page.press_run()
     errors = page.page.evaluate("() => app.lastNodeErrors")
     kinds = {node["id"]: node["type"] for node in workflow["nodes"]}

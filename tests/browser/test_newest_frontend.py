@@ -1,4 +1,4 @@
-"""The newest web page of ComfyUI on PyPI, on the server of the other tests: what breaks in it breaks for people."""
+"""Nodes 2.0, the renderer that is the default of the newest web page of ComfyUI on PyPI."""
 
 import itertools
 
@@ -7,12 +7,11 @@ from PIL import Image
 
 from harness.blueprint import BLUEPRINT, INPUTS
 from harness.browser import ComfyPage, read_workflow
-from harness.comfyui import ROOT, ComfyServer
-from harness.fetch import newest_frontend
+from harness.comfyui import ROOT
 
 from .small import WORKFLOWS, find
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.pages("newest")]
 
 _VALUES = {"prompt": "Draw it.", "strength": 0.7, "seed": 5, "vae_name": "other.safetensors"}
 _SET = """values => app.graph.nodes[0].widgets.filter(widget => widget.name in values)
@@ -35,13 +34,11 @@ _SELECT = """type => {
 
 
 @pytest.fixture(scope="module")
-def newest(browser, tmp_path_factory):
+def newest(browser, comfy):
     """The newest page, in the renderer that is its default: Nodes 2.0."""
-    arguments = ["--front-end-root", str(newest_frontend())]
-    with ComfyServer(tmp_path_factory.mktemp("newest"), arguments=arguments) as server:
-        page = ComfyPage(browser, server.url, settings={"Comfy.VueNodes.Enabled": True})
-        yield page
-        page.close()
+    page = ComfyPage(browser, comfy.url, settings={"Comfy.VueNodes.Enabled": True})
+    yield page
+    page.close()
 
 
 def test_the_starter_opens_and_runs(newest):
@@ -53,7 +50,6 @@ def test_the_starter_opens_and_runs(newest):
     with Image.open(ROOT / "starter" / "examples" / example / "b.png") as picture:
         size = picture.size
     saved = find(workflow, "SaveImage")["id"]
-    newest.wait_for_picture(saved)
     # It also asks for what an older server does not have, and says so in the console.
     assert newest.pictures(saved) == [size]
 

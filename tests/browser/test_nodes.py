@@ -8,7 +8,7 @@ from harness import locales
 from harness.browser import ComfyPage
 from harness.help_pictures import SHOWN_IN
 
-from .small import search_nodes
+from .small import both_pages, search_nodes
 
 pytestmark = pytest.mark.browser
 
@@ -24,6 +24,10 @@ _NAMES = """type => {
     const node = LiteGraph.createNode(type), names = slots => slots.map(slot => slot.localized_name ?? slot.name);
     return [node.title, names(node.inputs), names(node.outputs)];
 }"""
+_WIDTHS = """images => Promise.all(images.map(async image => {
+    await image.decode().catch(() => {});
+    return image.naturalWidth;
+}))"""
 _TOOLTIPS = """types => {
     const translate = document.querySelector("#vue-app").__vue_app__.config.globalProperties.$t;
     return types.map(type => [translate(`nodeDefs.${type}.description`),
@@ -43,6 +47,7 @@ def nodes(comfy):
     return {name: info for name, info in comfy.object_info().items() if name.startswith("LoRWeB")}
 
 
+@both_pages
 def test_search_finds_every_node_and_places_one(page, nodes):
     options = search_nodes(page, "lorweb")
     for info in nodes.values():
@@ -64,7 +69,7 @@ def test_every_node_opens_its_help_page(page, nodes):
         assert page.page.locator(".node-help-content h1").inner_text() in info["display_name"]
         slots = [*info["input"].get("required", {}), *info["input"].get("optional", {}), *info["output_name"]]
         assert [slot for slot in slots if slot not in text] == [], name
-        widths = panel.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)")
+        widths = panel.locator("img").evaluate_all(_WIDTHS)
         assert len(widths) == (name in SHOWN_IN) and all(widths), name
         page.page.get_by_test_id("info-button").click()
     assert faults(page) == []

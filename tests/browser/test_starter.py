@@ -6,7 +6,7 @@ from harness.browser import read_workflow
 from harness.comfyui import ROOT
 from lorweb_core.plot import THUMBNAIL
 
-from .small import find, open_template
+from .small import both_pages, find, open_template
 
 pytestmark = pytest.mark.browser
 
@@ -14,6 +14,7 @@ _WORKFLOW = ROOT / "workflows" / "starter_cpu.json"
 _SIDE = 64  # of the starter's pictures
 
 
+@both_pages
 def test_run_shows_its_answer(page):
     workflow = read_workflow(_WORKFLOW)
     open_template(page, _WORKFLOW)
