@@ -79,8 +79,8 @@ _SET = "([name, value]) => app.extensionManager.setting.set(name, value)"
 _OVERLAY, _CLOSE = ".p-overlay-mask", ".p-dialog-close-button"
 # Newer pages: a notice over the graph, and the panel at the right that it opens.
 _NOTICE, _PANEL = "error-overlay", "properties-panel"
-# What newer pages ask for, and an older server does not have.
-_NEWER = re.compile(r"/api/jobs\b|\bJobsApiError\b|/templates/index_logo\.json")
+# What newer pages ask for and an older server does not have, and pictures that a workflow names and nobody uploaded.
+_NOT_THERE = re.compile(r"/api/jobs\b|\bJobsApiError\b|/templates/index_logo\.json|/view\?type=input&")
 _SETTLE_MS = 1000
 _PATIENCE_MS = 120_000  # the page is slow on a machine with other work
 
@@ -144,7 +144,7 @@ class ComfyPage:
     Attributes:
         page: Playwright's page, for clicks and keys.
         errors: errors on the page since it opened or since the last ``load``, requests to other hosts left out, and
-            what newer pages ask of older servers.
+            for what need not be there.
     """
 
     def __init__(
@@ -313,6 +313,6 @@ class ComfyPage:
 
     def _on_console(self, message: ConsoleMessage) -> None:
         source = message.location.get("url", "")
-        newer = _NEWER.search(f"{message.text} {source}")
-        if message.type == "error" and self._is_local(source) and not newer:
+        expected = _NOT_THERE.search(f"{message.text} {source}")
+        if message.type == "error" and self._is_local(source) and not expected:
             self.errors.append(f"{message.text} ({source})")
