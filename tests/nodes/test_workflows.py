@@ -2,14 +2,17 @@
 
 import itertools
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import requests
 from PIL import Image
 
 from harness.api_graph import NOTES, WIDGET_TYPES, api_graph, described_inputs, widgets
 from harness.comfyui import PACK_NAME, ROOT
+from harness.edit_graph import sepia
 from harness.small_models import RANDOM_CLIP_L, SMALL_BANK, SMALL_FLUX, SMALL_VAE
 
 WORKFLOWS = sorted((ROOT / "workflows").glob("*.json"))
@@ -28,14 +31,22 @@ SHIPPED = {
 TITLE_HEIGHT = 30
 
 # Nodes of a workflow with models of their own, and what runs in their place within seconds.
+SMALL_CLIP = {"class_type": "CLIPLoader", "inputs": {"clip_name": RANDOM_CLIP_L, "type": "stable_diffusion"}}
 SMALL = {
     "UNETLoader": {"class_type": "LoadSmallFlux", "inputs": {"unet_name": SMALL_FLUX, "weight_dtype": "default"}},
-    "CLIPLoader": {"class_type": "CLIPLoader", "inputs": {"clip_name": RANDOM_CLIP_L, "type": "stable_diffusion"}},
+    "CLIPLoader": SMALL_CLIP,
+    "DualCLIPLoader": SMALL_CLIP,
     "CLIPVisionLoader": {"class_type": "LoadSmallVision", "inputs": {}},
     "VAELoader": {"class_type": "VAELoader", "inputs": {"vae_name": SMALL_VAE}},
     "LoRWeBLoadBasis": {"class_type": "LoRWeBLoadBasis", "inputs": {"basis_name": SMALL_BANK}},
 }
-FEW = {"KSampler": {"steps": 2}, "Flux2Scheduler": {"steps": 2}, "LoRWeBAnalogyReferences": {"long_side": 128}}
+FEW = {
+    "KSampler": {"steps": 2},
+    "Flux2Scheduler": {"steps": 2},
+    "LoRWeBAnalogyReferences": {"long_side": 128},
+    "LoRWeBCanvas": {"long_side": 128},
+    "LoRWeBRefineEdit": {"steps": 1, "long_side": 64},
+}
 
 each_workflow = pytest.mark.parametrize("path", WORKFLOWS, ids=lambda path: path.stem)
 
@@ -163,19 +174,23 @@ def test_files_to_download_belong_to_their_node(path):
             assert model["directory"] in {"clip_vision", "diffusion_models", "lorweb", "text_encoders", "vae"}
 
 
-@pytest.mark.parametrize("name", ["klein_edit_by_example", "qwen_edit_by_example"])
-def test_workflows_of_separate_references_run(comfy, object_info, names, photographs, name):
+@pytest.mark.parametrize("name", ["klein_edit_by_example", "qwen_edit_by_example", "refine_edit"])
+def test_workflows_run_on_small_models(comfy, object_info, names, photographs, name):
     """On the small FLUX, bank and encoders: b' comes back at b's own size."""
+    second = photographs["coffee"][::4, ::4]
+    names = names | {"c": comfy.upload(np.ascontiguousarray(second), "c.png")}
+    names["c_prime"] = comfy.upload(np.ascontiguousarray(sepia(second)), "c_prime.png")
     workflow = read(ROOT / "workflows" / f"{name}.json")
     titles = {
-        str(node["id"]): node.get("title", "").split(":")[0].replace("a'", "a_prime") for node in nodes_of(workflow)
+        str(node["id"]): re.split("[:,]", node.get("title", ""))[0].replace("'", "_prime")
+        for node in nodes_of(workflow)
     }
     graph = api_graph(workflow, object_info)
     for node, content in graph.items():
         content |= SMALL.get(content["class_type"], {})
         content["inputs"] |= FEW.get(content["class_type"], {})
         if content["class_type"] == "LoadImage":
-            content["inputs"]["image"] = names[titles[node]]
+            content["inputs"]["image"] = names[titles[node].replace("'", "_prime")]
     (saved,) = (node for node, content in graph.items() if content["class_type"] == "SaveImage")
     b_prime = comfy.images(comfy.run(graph), saved)[0]
     assert b_prime.shape == photographs["chelsea"][::3, ::3].shape and b_prime.std() > 1
