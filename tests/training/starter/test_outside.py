@@ -5,6 +5,7 @@ import sys
 import numpy as np
 import pytest
 
+from benchmarks import _starter_outside
 from benchmarks._starter_outside import ANALOGIES_EACH, OutsideSet, likeness
 from benchmarks._starter_transformations import TRANSFORMATIONS, Pixels, transform
 from training.pictures import photographs
@@ -43,14 +44,14 @@ def test_lengths_follow_the_side():
 
 
 def test_example_and_answer_show_different_photographs_and_every_transformation_comes_in_turn(monkeypatch):
-    drawn, pair = [], OutsideSet._pair
-    monkeypatch.setattr(OutsideSet, "_pair", lambda self, *key: drawn.append(key) or pair(self, *key))
+    drawn, pair = [], _starter_outside.pair_of
+    monkeypatch.setattr(_starter_outside, "pair_of", lambda *key: drawn.append(key) or pair(*key))
     dataset = OutsideSet(32)
     items = [dataset[number] for number in (0, 1, len(TRANSFORMATIONS), len(dataset) - 1)]
     names = list(TRANSFORMATIONS)
     assert [item["task"] for item in items] == [f"outside/{name}" for name in (names[0], names[1], names[0], names[-1])]
     assert edit_of(items[0]["task"]) not in EDITS  # some are called as an edit of the generator is
-    for (task, example, _), (same, answer, _) in zip(drawn[::2], drawn[1::2]):
+    for (task, example, *_), (same, answer, *_) in zip(drawn[::2], drawn[1::2]):
         assert task == same and example != answer and {example, answer} <= set(photographs.HELD_OUT)
     item = items[0]
     assert item["target"].shape == item["reference"].shape == (64, 64, 3) and item["b"].shape == (32, 32, 3)
