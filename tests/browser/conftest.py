@@ -36,7 +36,7 @@ def pytest_generate_tests(metafunc):
 def comfy(request, archive, small_models, tmp_path_factory):
     """The tests' server with the page that ComfyUI brings, and one with the newest page on PyPI: what breaks in that
     breaks for people."""
-    if request.param == "pinned":
+    if getattr(request, "param", "pinned") == "pinned":  # of tests that ask for the page through other fixtures, too
         yield request.getfixturevalue("comfy")
         return
     arguments = ["--front-end-root", str(newest_frontend())]
