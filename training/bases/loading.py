@@ -1,6 +1,5 @@
 """The frozen transformer and the tuner on it."""
 
-import logging
 from pathlib import Path
 
 import torch
@@ -15,8 +14,6 @@ from ..config import BaseConfig
 from ..hub import locate
 from ..packages import require
 from . import family_of
-
-logger = logging.getLogger(__name__)
 
 _PACKAGES = {"nf4": "bitsandbytes", "int8": "bitsandbytes", "torchao-int8": "torchao"}
 

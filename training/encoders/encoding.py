@@ -1,6 +1,5 @@
 """From analogies to what the model is told: by running the frozen encoders, or from caches made beforehand."""
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,8 +18,6 @@ from ..data import AnalogyDataset, EmbeddingCache, Layout, Manifest
 from .caches import build_latent_cache, build_query_cache, pair_key
 from .text import Columns, LivePrompts, Prompts, Sight, cached_prompts, cached_sights
 from .vision import VisionEncoder
-
-logger = logging.getLogger(__name__)
 
 Latents = tuple[tuple[Tensor, ...], Tensor]  # of the reference images, and of the target
 
