@@ -195,7 +195,7 @@ class FindEdits(io.ComfyNode):
         names = _cards_in(folder)
         gallery = Gallery.of(interruptible(names)).like(coefficients)
         matches = nearest(coefficients, gallery.cards, k)
-        left_out = [f"left out: {reason}" for reason in gallery.refused.values()]
+        left_out = [f"left out: {why.replace(str(path), names[str(path)])}" for path, why in gallery.refused.items()]
         if not matches:
             raise ValueError("\n".join([f"there is no other edit of this bank in {folder}", *left_out[:5]]))
         lines = [f"{match.cosine:.3f}  {names[str(match.path)]}: {match.card.describe()}" for match in matches]

@@ -94,7 +94,7 @@ def test_similar_edits_are_found(comfy, saved):
     outputs = comfy.run(graph)
     assert outputs["json"]["text"][0] == load_card(cards["sharper"]).coefficients.to_json()
     report = outputs["report"]["text"][0]
-    assert "sharper: 40 layers" in report and "left out:" in report and "the very edit" in report
+    assert "sharper: 40 layers" in report and "left out: lorweb_edits/" in report and "the very edit" in report
     assert comfy.images(outputs, "find")[0].shape[1] == 328
 
 
