@@ -1,7 +1,6 @@
 """The one configuration tree of a training run: typed, with YAML files and ``key=value`` overrides on top."""
 
 import difflib
-import logging
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
@@ -23,8 +22,6 @@ from .data.analogies import CAPTIONS, OVER
 from .data.layouts import LAYOUTS, Layout
 from .limits import ALIASES, RANGES
 from .tuner import INITS
-
-logger = logging.getLogger(__name__)
 
 QUANTISATIONS = ("none", "nf4", "int8", "torchao-int8")
 PRECISIONS = ("no", "fp16", "bf16")

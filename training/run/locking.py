@@ -1,7 +1,6 @@
 """One training at a time in a run's folder."""
 
 import json
-import logging
 import os
 import socket
 from collections.abc import Iterator
@@ -10,8 +9,6 @@ from datetime import datetime
 from pathlib import Path
 
 from filelock import FileLock, Timeout
-
-logger = logging.getLogger(__name__)
 
 _LOCK, _HOLDER = ".lock", ".lock.json"
 

@@ -1,7 +1,6 @@
 """What is written while training: numbers to CSV, TensorBoard or wandb, images as labelled grids."""
 
 import csv
-import logging
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,6 @@ from torch import Tensor
 from lorweb_core.atomic import replacing
 
 from ..packages import require
-
-logger = logging.getLogger(__name__)
 
 _PACKAGES = ("tensorboard", "wandb")  # trackers of accelerate's, named like what they need
 

@@ -4,7 +4,6 @@ TAESD's architecture with FLUX's 16 latent channels, because ComfyUI's own VAE l
 both read it.
 """
 
-import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,8 +22,6 @@ from ..pictures.edits import EDITS, TRAINING_EDITS
 from ..pictures.edits.edit import subject
 from .loop import LoopSettings, fit
 from .pool import LATENT_CHANNELS, REFRESH, Workshop, generator_of
-
-logger = logging.getLogger(__name__)
 
 _LATENT_NOISE = 0.1
 

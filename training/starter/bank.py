@@ -4,7 +4,6 @@ The trainer is that of any bank (``training.train``); its batches come ready fro
 encoded once, so that a step is the model's work alone.
 """
 
-import logging
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,8 +29,6 @@ from .base import told
 from .pool import AT_ONCE, REFRESH, Encoded, Workshop, generator_of
 from .shards import DrawSettings
 from .telling import NOTHING
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass

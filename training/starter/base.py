@@ -10,7 +10,6 @@ It learns to edit on images alone first, one quadrant instead of a canvas: four 
 """
 
 import json
-import logging
 import shutil
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -35,8 +34,6 @@ from .lessons import Curriculum, Lessons, LessonSettings
 from .loop import LoopSettings, fit
 from .pool import REFRESH, Encoded, Workshop, generator_of
 from .telling import Vocabulary
-
-logger = logging.getLogger(__name__)
 
 CONTEXT = 64  # width of the one text token, which stays zero
 _LOUDNESS = 8.0  # of a name's embedding at first: the louder, the sooner edits come apart

@@ -1,6 +1,5 @@
 """What the starter's parts are trained on: drawn pairs where the training runs, more of them while it goes on."""
 
-import logging
 import time
 from functools import cached_property
 from pathlib import Path
@@ -13,8 +12,6 @@ from lorweb_core.canvas import LATENT_SHRINK, stack_quadrants
 from ..bases import KONTEXT, Coder
 from ..device import pick_device
 from .shards import Drawn, DrawSettings, read_shard, shard_path
-
-logger = logging.getLogger(__name__)
 
 LATENT_CHANNELS = 16
 REFRESH = 16  # steps of a training between looks for new shards

@@ -5,7 +5,6 @@ seed is always the same, so drawing goes on where it stopped, in as many process
 """
 
 import json
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,8 +24,6 @@ from lorweb_core.atomic import replacing
 from ..hashing import random_words
 from ..pictures.edits import EDITS, IDENTITY, TRAINING_EDITS, Edit, Parameters, compose, eight_bits, followers
 from ..pictures.recipe import TRAINING_SUBJECTS, refuse_unknown
-
-logger = logging.getLogger(__name__)
 
 IMAGES = "images"
 _TASKS = "tasks"  # in the header
