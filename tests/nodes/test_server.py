@@ -335,3 +335,46 @@ def test_a_bank_replaced_under_its_name_is_loaded_again(comfy, graph, banks):
     assert np.array_equal(result(comfy, graph), first)
     random_bank(path, flux_layers(256, 2, 2), 8, 4, 32, 2304, seed=2)
     assert not np.array_equal(result(comfy, graph), first)
+
+
+def with_a_second_edit(graph, modes):
+    """The graph with another edit on another clone of its one model, which answers in ``b_prime_2``."""
+    graph = copy.deepcopy(graph)
+    inputs = {**graph["analogy"]["inputs"], "image_a": ["a_prime", 0], "image_a_prime": ["a", 0]}
+    graph["analogy_2"] = {"class_type": "LoRWeBEncodeAnalogy", "inputs": inputs}
+    again = {"apply": "coefficients", "sampler": "model", "decoded": "samples", "crop": "image", "b_prime": "images"}
+    source = "analogy_2"
+    for name, slot in again.items():
+        inputs = {**graph[name]["inputs"], slot: [source, 0]}
+        source = f"{name}_2"
+        graph[source] = {**graph[name], "inputs": inputs}
+    graph["apply"]["inputs"]["mode"], graph["apply_2"]["inputs"]["mode"] = modes
+    return graph
+
+
+@pytest.mark.parametrize("modes", [("patch", "patch"), ("runtime", "runtime"), ("patch", "runtime")], ids="-".join)
+def test_two_edits_on_two_clones_of_one_model(comfy, graph, modes):
+    graph = with_a_second_edit(graph, modes)
+    outputs = ("b_prime", "b_prime_2")
+    alone = []
+    for output in outputs:
+        free(comfy)
+        alone.append(comfy.images(comfy.run(only(graph, output)), output)[0])
+    free(comfy)
+    found = comfy.run(only(graph, *outputs))
+    assert all(np.array_equal(comfy.images(found, output)[0], one) for output, one in zip(outputs, alone))
+    assert not np.array_equal(*alone)
+
+
+@pytest.mark.parametrize("mode", ["patch", "runtime"])
+def test_on_off_and_on_again_with_another_seed(comfy, graph, mode):
+    graph["apply"]["inputs"]["mode"] = mode
+    first = result(comfy, graph)
+    off = result(comfy, unpatched(graph))
+    graph["sampler"]["inputs"]["seed"] = 4321
+    again, other_off = result(comfy, graph), result(comfy, unpatched(graph))
+    free(comfy)
+    assert np.array_equal(result(comfy, graph), again) and np.array_equal(result(comfy, unpatched(graph)), other_off)
+    graph["sampler"]["inputs"]["seed"] = 0
+    assert np.array_equal(result(comfy, unpatched(graph)), off) and np.array_equal(result(comfy, graph), first)
+    assert not np.array_equal(first, again) and not np.array_equal(again, other_off)
