@@ -24,11 +24,15 @@ def english() -> dict[str, dict[str, Any]]:
     """Node id -> its texts, in the layout of ComfyUI's ``nodeDefs.json``."""
     load_comfyui()
     from lorweb_pack.nodes import NODES
+    from lorweb_pack.nodes.coefficients import MORE
 
     texts = {schema.node_id: _texts(schema) for schema in (node.define_schema() for node in NODES)}
     for node, inputs in NEWER.items():
         for name in inputs:
             texts[node]["inputs"].setdefault(name, read("en")[node]["inputs"][name])
+    # The page asks for inputs that grow by the names of the group and of the input.
+    blend = texts["LoRWeBBlendCoefficients"]["inputs"]
+    blend |= {f"more_{name}": {"name": name, "tooltip": blend["more"]["tooltip"]} for name in MORE}
     return texts
 
 

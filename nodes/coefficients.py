@@ -13,6 +13,7 @@ from .sockets import ADVANCED, CATEGORY, Coefficients, coefficients_output, imag
 from .values import check_finite, check_values
 
 LARGEST_BLEND = 16
+MORE = [f"coefficients_{number}" for number in range(3, LARGEST_BLEND + 1)]  # the inputs that grow
 
 
 def _growing_inputs() -> list:
@@ -20,7 +21,7 @@ def _growing_inputs() -> list:
     if not hasattr(io, "Autogrow"):
         return []
     edit = Coefficients.Input("edit", tooltip="One more edit of the same bank.")
-    template = io.Autogrow.TemplateNames(edit, names=[f"coefficients_{n}" for n in range(3, LARGEST_BLEND + 1)], min=0)
+    template = io.Autogrow.TemplateNames(edit, names=MORE, min=0)
     return [
         io.Autogrow.Input("more", template=template, optional=True, tooltip="More edits, averaged with the second.")
     ]

@@ -86,18 +86,18 @@ def place_box(page: ComfyPage) -> None:
 def small_box(workflow: Workflow) -> Workflow:
     """A graph with one subgraph node, made as small inside; its file pickers choose small models.
 
-    A loader of another type than the shipped one is cut off from the box's inputs.
+    The box loses the inputs of a loader of another type than the shipped one: values of its widgets are saved by their
+    place, and newer pages count no widget for an input that leads nowhere.
     """
     (subgraph,) = workflow["definitions"]["subgraphs"]
     (box,) = (node for node in workflow["nodes"] if node["type"] == subgraph["id"])
-    chosen = {"basis_name": SMALL_BANK, "clip_vision_name": RANDOM_VIT_L, "vae_name": SMALL_VAE}
-    widgets = [entry.name for entry in INPUTS if entry.widget]
-    box["widgets_values"] = [chosen.get(name, value) for name, value in zip(widgets, box["widgets_values"])]
+    shipped = {node["id"]: node["type"] for node in subgraph["nodes"]}
     for node in subgraph["nodes"]:
-        shipped = node["type"]
         _shrink(node)
-        if node["type"] != shipped:
-            _cut_inputs(subgraph, node)
+    values = dict(zip((entry.name for entry in INPUTS if entry.widget), box["widgets_values"]))
+    values |= {"basis_name": SMALL_BANK, "clip_vision_name": RANDOM_VIT_L, "vae_name": SMALL_VAE}
+    _cut_inputs(box, subgraph, [node for node in subgraph["nodes"] if node["type"] != shipped[node["id"]]])
+    box["widgets_values"] = [values[slot["name"]] for slot in box["inputs"] if slot["name"] in values]
     return workflow
 
 
@@ -114,12 +114,17 @@ def _shrink(node: dict) -> None:
         node["widgets_values"] = QUICK
 
 
-def _cut_inputs(subgraph: dict, node: dict) -> None:
-    cut = {link["id"] for link in subgraph["links"] if link["target_id"] == node["id"]}
-    node["inputs"] = []
+def _cut_inputs(box: dict, subgraph: dict, nodes: list[dict]) -> None:
+    cut = {link["id"] for link in subgraph["links"] if link["target_id"] in [node["id"] for node in nodes]}
+    for node in nodes:
+        node["inputs"] = []
     subgraph["links"] = [link for link in subgraph["links"] if link["id"] not in cut]
-    for slot in subgraph["inputs"]:
-        slot["linkIds"] = [link for link in slot["linkIds"] if link not in cut]
+    kept = [place for place, slot in enumerate(subgraph["inputs"]) if not cut.issuperset(slot["linkIds"])]
+    for link in subgraph["links"]:
+        if link["origin_id"] == subgraph["inputNode"]["id"]:
+            link["origin_slot"] = kept.index(link["origin_slot"])
+    for owner in (box, subgraph):
+        owner["inputs"] = [owner["inputs"][place] for place in kept]
 
 
 def find(workflow: Workflow, kind: str, title: str = "") -> dict:

@@ -69,6 +69,7 @@ def test_it_keeps_its_values_when_saved_and_opened_again(placed):
     assert (inside["KSampler"]["seed"], inside["LoRWeBApply"]["strength"]) == (5, 0.7)
 
 
+@both_pages
 def test_it_runs_to_a_picture(placed, images, photographs):
     placed.page.evaluate(_WIRE, {"a": images["a"], "a_prime": images["a'"], "b": images["b"]})
     workflow = small_box(placed.serialize())

@@ -16,12 +16,14 @@ from training.data import (
     ImageError,
     Manifest,
     collate,
+    geometry_of,
     load_image,
     load_quadrant,
     load_quadrants,
     square_canvas,
 )
 from training.data.analogies import couple_of
+from training.data.layouts import CANVAS, SEPARATE
 from training.data.sources import reader_of
 from training.data.writer import write_manifest
 from training.hashing import Seen, permuted
@@ -169,6 +171,12 @@ def test_wrong_arguments(manifest):
     for pixels in (0, 16, 500):
         with pytest.raises(DataError, match=f"canvas is {pixels} pixels"):
             square_canvas(pixels)
+
+
+def test_a_canvas_has_the_size_that_is_sampled_and_so_has_an_answer_alone():
+    canvas, answer = geometry_of(CANVAS, 128), geometry_of(SEPARATE, 128)
+    assert (canvas.height, canvas.width) == (128, 128)
+    assert (answer.frame.height, answer.frame.width) == (128, 128)
 
 
 @pytest.fixture
