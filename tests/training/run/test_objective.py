@@ -1,13 +1,14 @@
 """The objective against closed forms, the Kontext pipeline's own token layout and hand-computed weights."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler, FluxKontextPipeline
 
 from lorweb_core import MixingCoefficients
-from training.bases import KONTEXT, Conditioning
+from training.bases import KLEIN, KONTEXT, Conditioning
 from training.config import ObjectiveConfig
 from training.data.layouts import CANVAS, SEPARATE
 from training.run.objective import (
@@ -72,6 +73,24 @@ def test_loss_is_the_weighted_velocity_error():
     torch.testing.assert_close(loss, error * bell_weight(draw.t))
     loss, _ = flow_loss(Zero(), x_0, draw, condition(), ObjectiveConfig(weighting="none", canvas_weight=0.0))
     torch.testing.assert_close(loss, ((draw.noise - x_0) ** 2)[:, :, 2:, 2:].mean(dim=(1, 2, 3)))
+
+
+@pytest.mark.parametrize("layout", [CANVAS, SEPARATE])
+def test_what_the_edit_changes_of_b_weighs_more(layout):
+    class Zero(Recorder):
+        def forward(self, **kwargs):
+            return (super().forward(**kwargs)[0] * 0,)
+
+    x_0, draw = torch.randn(2, 16, 4, 4), Noise(torch.randn(2, 16, 4, 4), torch.tensor([0.3, 0.9]))
+    reference, weight = x_0.clone(), torch.ones(4, 4)
+    reference[:, :, 2, 3] -= 0.5
+    reference[:, :, 3, 3] += 3.0  # another picture altogether: counts as 1
+    weight[2, 3], weight[3, 3] = 1 + 2 * 0.5, 1 + 2 * 1.0
+    others = torch.randn(2 if layout is SEPARATE else 0, 2, 16, 4, 4)
+    family = KLEIN if layout is SEPARATE else KONTEXT
+    told = replace(condition(), family=family, layout=layout, references=(*others, reference))
+    loss, _ = flow_loss(Zero(), x_0, draw, told, ObjectiveConfig(weighting="none", changed=2.0))
+    torch.testing.assert_close(loss, ((draw.noise - x_0) ** 2 * weight).mean(dim=(1, 2, 3)))
 
 
 def test_the_velocity_leads_from_the_data_to_the_noise():

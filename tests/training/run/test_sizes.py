@@ -2,16 +2,20 @@
 
 import json
 import logging
+from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from lorweb_core.query import QUERY_MODES
 from training.bases import KONTEXT
-from training.config import load_config
+from training.config import OptimizerConfig, load_config
+from training.data.units import size
 from training.encoders.encoding import bank_config
 from training.encoders.vision import VisionEncoder, embedding_width
 from training.hub import locate
+from training.run.optim import make_optimizer
 from training.run.sizes import (
     count_parameters,
     describe_run,
@@ -44,6 +48,29 @@ def test_the_size_of_the_released_bank_is_told_from_the_base_s_configuration(pap
     said = describe_run(config, bank, layers)
     assert "494 layers, 835,051,520 parameters: 3.3 GB of weights" in said
     assert "1.7 GB of adamw8bit's state; a bank file of 1.7 GB, checkpoints of 5.0 GB (3 at most)" in said
+
+
+@pytest.mark.parametrize("name", ["adamw", "prodigy"])
+def test_an_optimizer_keeps_what_is_said(paper, name):
+    factors = nn.Parameter(torch.ones(64, 64))
+    optimizer = make_optimizer(OptimizerConfig(name=name), {"model.a.lora_A": factors})
+    factors.grad = torch.ones(64, 64)
+    optimizer.step()
+    state = optimizer.state[factors].values()
+    kept = sum(x.nbytes for x in state if isinstance(x, torch.Tensor) and x.numel() == factors.numel())
+    layers, bank = {"a": (4096, 4096)}, replace(bank_config(paper(), 768), num_loras=1000, key_dim=1, query_dim=1)
+    count = count_parameters(bank, layers)
+    for average in (0, 0.9):
+        said = describe_run(paper(f"optimizer.name={name}", f"optimizer.ema={average}"), bank, layers)
+        bytes_each = kept // factors.numel() + 4 * (average > 0)
+        assert f"{size(count * bytes_each)} of {name}'s state" in said
+        assert f"checkpoints of {size(count * (4 + bytes_each))}" in said
+
+
+def test_latents_are_of_the_canvas_and_its_reference_or_of_three_references_and_the_answer(paper):
+    canvas, separate = paper("data.canvas=512"), paper("data.canvas=512", "bank.layout=separate")
+    assert latent_bytes(KONTEXT, canvas, 2) == 2 * 16 * 64 * 64 * 2
+    assert latent_bytes(KONTEXT, separate, 2) == 4 * 16 * 64 * 64 * 2
 
 
 def test_layers_that_are_not_there_or_not_linear_are_refused(paper):
