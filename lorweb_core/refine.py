@@ -88,13 +88,13 @@ class Settings:
         seed: of everything random.
     """
 
-    steps: int = 16
+    steps: int = 32
     draws: int = 2
     rate: float = 0.4
     tie: float = 0.0
     keep: float = 0.0
     every: int = 4
-    patience: int = 2
+    patience: int = 4
     judged: int = 2
     margin: float = 1.0
     seed: int = 0
@@ -187,8 +187,8 @@ def refine(
         return _Search(guess, model, fitted, held_out, settings or Settings(), space or in_logits(guess)).run(on_record)
 
 
-# What a single pair tells of an edit is half of what it is taken to tell.
-_KEPT_OF_ONE = 0.5
+# What a single pair tells of an edit is half of what it is taken to tell, and half of the steps find it out.
+_OF_ONE = 0.5
 
 
 def refine_pairs(
@@ -209,15 +209,21 @@ def refine_pairs(
         ValueError: for no pairs, and as ``refine``.
     """
     settings = settings or Settings()
+    guess.require_single("Refining")
     if not pairs:
         raise ValueError("refining needs at least one example pair")
     if len(pairs) > 1:
-        tasks = leave_one_out(pairs)
+        tasks = leave_one_out(pairs, guess.values, model)
         return refine(guess, model, tasks.fitted, tasks.held_out, settings, space, on_record)
-    guess.require_single("Refining")
-    tasks, settings = from_one(pairs[0], guess.values, model, pictures), replace(settings, keep=_KEPT_OF_ONE)
-    refined = refine(guess, model, tasks.fitted, tasks.held_out, settings, space, on_record)
+    tasks = from_one(pairs[0], guess.values, model, pictures)
+    refined = refine(guess, model, tasks.fitted, tasks.held_out, of_one(settings), space, on_record)
     return replace(refined, allowed=tasks.allowed)
+
+
+def of_one(settings: Settings) -> Settings:
+    """How to fit to a single pair, where several would be fitted so."""
+    steps, patience = (max(1, round(_OF_ONE * number)) for number in (settings.steps, settings.patience))
+    return replace(settings, keep=_OF_ONE, steps=steps, patience=patience)
 
 
 class _Search:

@@ -61,17 +61,36 @@ class Tasks:
     allowed: tuple[str, ...] = ()
 
 
-def leave_one_out(pairs: Sequence[Pair]) -> Tasks:
-    """Every pair but the last answered with every other as its example; the judge asks for the last one.
+# Examples for an answer: with each for each, thirty pairs would make nearly a thousand tasks.
+_EXAMPLES = 3
+
+
+def answered(pairs: Sequence[Pair]) -> list[list[Task]]:
+    """For every pair, the tasks that it is the answer of: with the next ones as examples, all others of four pairs."""
+    count, most = len(pairs), min(_EXAMPLES, len(pairs) - 1)
+    return [[Task(pairs[(n + i) % count], answer) for i in range(1, most + 1)] for n, answer in enumerate(pairs)]
+
+
+def leave_one_out(pairs: Sequence[Pair], values: Tensor, model: Model, draws: int = 2) -> Tasks:
+    """Every pair but one answered with others as its example; the judge asks for that one.
+
+    It is the pair in the middle by the loss under the guess. A pair that the edit hardly changes is answered by any
+    guess, so it would prefer the guess to every fit; and one that nothing answers would tell nothing apart.
+
+    Args:
+        values: coefficients of the guess.
+        draws: of noise, for these losses.
 
     Raises:
         ValueError: for fewer than two pairs.
     """
     if len(pairs) < 2:
         raise ValueError("leaving one out takes at least two pairs")
-    *others, last = pairs
-    fitted = [Task(example, answer) for answer in others for example in pairs if example is not answer]
-    return Tasks(fitted, [Task(example, last) for example in others])
+    tasks = answered(pairs)
+    with torch.no_grad():
+        losses = [sum(model.losses(values, asked, -1 - d).mean().item() for d in range(draws)) for asked in tasks]
+    held_out = tasks.pop(sorted(range(len(pairs)), key=losses.__getitem__)[len(pairs) // 2])
+    return Tasks([task for asked in tasks for task in asked], held_out)
 
 
 Change = Callable[[Tensor], Tensor]

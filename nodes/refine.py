@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Sequence
+from itertools import chain
 from math import ceil
 
 import comfy.utils
@@ -12,8 +13,8 @@ from torch import Tensor
 
 from ..lorweb_core import BasisBank, Frame, MixingCoefficients
 from ..lorweb_core.losscurve import beside, loss_curve
-from ..lorweb_core.refine import Record, Refined, Settings, refine_pairs
-from ..lorweb_core.tasks import Pair, leave_one_out
+from ..lorweb_core.refine import Record, Refined, Settings, of_one, refine_pairs
+from ..lorweb_core.tasks import Pair, answered
 from .fitting import FittedModel
 from .layouts import LAYOUTS
 from .progress import no_bar
@@ -39,7 +40,7 @@ class RefineEdit(io.ComfyNode):
             category=CATEGORY,
             description="Fits the coefficients that Encode Analogy guessed to the example pairs: the model itself tries"
             " to make a' of a, and the coefficients move so that it does better. Two pairs or more are best: each is"
-            " answered with the others as examples, and the last one judges. The guess is kept where the judge prefers"
+            " answered with the others as examples, and one of them judges. The guess is kept where the judge prefers"
             " nothing to it. No weight changes.",
             inputs=[
                 io.Model.Input("model", tooltip="The model that the bank is for; LoRAs and edits may be on it."),
@@ -59,8 +60,8 @@ class RefineEdit(io.ComfyNode):
                     default=_DEFAULT.steps,
                     min=1,
                     max=1000,
-                    tooltip="At most so many; it ends before when the held-out loss no longer falls. A step costs as"
-                    " much as about eight sampling steps of that size.",
+                    tooltip="At most so many, half of them for a single pair; it ends before when the held-out loss no"
+                    " longer falls. A step costs as much as about eight sampling steps of that size.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -164,7 +165,7 @@ class RefineEdit(io.ComfyNode):
         settings = Settings(steps=steps, draws=draws, rate=rate, tie=tie, seed=seed)
         fitted = FittedModel(model, basis, conditioning, vae, layout, sampling_steps)
         refined, curve = _refine(fitted, coefficients, pairs, pictures, settings)
-        report = _report(refined, pairs, steps)
+        report = _report(refined, pairs, _settings_of(pairs, settings).steps)
         plot = image_of(curve)
         return io.NodeOutput(refined.coefficients, report, plot, ui=ui.PreviewImage(plot, cls=cls))
 
@@ -183,16 +184,19 @@ def _examples(image_a: Tensor, image_a_prime: Tensor) -> tuple[Tensor, Tensor]:
     return a, a_prime
 
 
+def _settings_of(pairs: Sequence[Pair], settings: Settings) -> Settings:
+    """What the pairs are fitted with."""
+    return settings if len(pairs) > 1 else of_one(settings)
+
+
 def _refine(
     model: FittedModel, guess: MixingCoefficients, pairs: list[Pair], pictures: list[Tensor], settings: Settings
 ) -> tuple[Refined, np.ndarray]:
     """What came out, and its curve."""
-    progress = _Progress(model, settings, len(pairs))
-    if len(pairs) > 1:
-        # All of them first, so that the autoencoder and the model do not take the GPU from each other.
-        tasks = leave_one_out(pairs)
-        for task in (*tasks.fitted, *tasks.held_out):
-            model.analogy(*task.example, *task.answer)
+    progress = _Progress(model, _settings_of(pairs, settings), pairs)
+    # All of them first, so that the autoencoder and the model do not take the GPU from each other.
+    for task in chain(*answered(pairs)):
+        model.analogy(*task.example, *task.answer)
     refined = refine_pairs(guess, model, pairs, settings, pictures, progress.show)
     curve = loss_curve(refined.history, refined.step)
     progress.finish(curve)
@@ -214,7 +218,7 @@ def _report(refined: Refined, pairs: Sequence[Pair], steps: int) -> str:
 class _Progress:
     """The bar, counted in calls of the model; as preview the curves, and what becomes of the held-out answer."""
 
-    def __init__(self, model: FittedModel, settings: Settings, pairs: int):
+    def __init__(self, model: FittedModel, settings: Settings, pairs: Sequence[Pair]):
         self.model, self.settings = model, settings
         self.history: list[Record] = []
         self.done, self.calls = 0, _calls(settings, pairs)
@@ -244,10 +248,11 @@ class _Progress:
         self.bar.update_absolute(self.calls, preview=("JPEG", beside(curve, None), None))
 
 
-def _calls(settings: Settings, pairs: int) -> int:
+def _calls(settings: Settings, pairs: Sequence[Pair]) -> int:
     """How often the model will be called if no step is spared; of a single pair, about."""
     judgements = 1 + ceil(settings.steps / settings.every)
-    held_out, before = (pairs - 1, 0) if pairs > 1 else (4, 41)
+    tasks = answered(pairs)
+    held_out, before = (len(tasks[0]), 2 * len(list(chain(*tasks)))) if len(pairs) > 1 else (4, 41)
     return before + settings.steps * settings.draws + judgements * settings.judged * held_out
 
 

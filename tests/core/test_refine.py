@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from lorweb_core import MixingCoefficients
-from lorweb_core.refine import Settings, in_coefficients, in_logits, in_query, refine, refine_pairs, surely_less
+from lorweb_core.refine import Settings, in_coefficients, in_logits, in_query, of_one, refine, refine_pairs, surely_less
 from lorweb_core.tasks import Pair, changes, from_one, leave_one_out
 
 LAYERS = ("first", "second")
@@ -50,7 +50,7 @@ def to_the_best(task):
 
 @pytest.fixture
 def tasks():
-    return leave_one_out([pair(0), pair(1), pair(2)])
+    return leave_one_out([pair(0), pair(1), pair(2)], GUESS.values, Quadratic(to_the_best))
 
 
 def test_it_finds_the_coefficients_that_the_tasks_call_for(tasks):
@@ -84,7 +84,7 @@ def test_the_guess_is_kept_where_the_judge_prefers_it(tasks):
     def best(task):
         return GUESS.values if task.answer is held_out else BEST.values
 
-    refined = refine(GUESS, Quadratic(best), tasks.fitted, tasks.held_out, settled(steps=60))
+    refined = refine(GUESS, Quadratic(best), tasks.fitted, tasks.held_out, settled(steps=60, patience=2))
     assert refined.kept_guess and torch.equal(refined.coefficients.values, GUESS.values)
     assert refined.history[-1].step == 10, "it stops when two judgements in a row brought nothing better"
     assert "the guess was kept" in refined.report() and refined.gain == 0
@@ -197,14 +197,38 @@ def test_surely_less_asks_for_more_than_the_noise():
     assert not surely_less(losses, losses, 0.0)
 
 
-def test_pairs_answer_each_other_and_the_last_one_judges():
-    pairs = [pair(seed) for seed in range(3)]
-    tasks = leave_one_out(pairs)
+class Known:
+    """Losses of answers that are known, whatever the coefficients and the example."""
+
+    def __init__(self, pairs, losses):
+        self.known = {id(pair): loss for pair, loss in zip(pairs, losses)}
+
+    def losses(self, values, tasks, seed):
+        return torch.tensor([float(self.known[id(task.answer)]) for task in tasks])
+
+
+@pytest.mark.parametrize(
+    ("losses", "judge"), [([3.0, 1.0], 0), ([1.0, 3.0, 2.0], 2), ([0.1, 9.0, 2.0, 3.0], 3), ([5, 4, 3, 2, 1, 0], 2)]
+)
+def test_pairs_answer_each_other_and_one_that_is_neither_easiest_nor_hardest_judges(losses, judge):
+    pairs = [pair(seed) for seed in range(len(losses))]
+    tasks = leave_one_out(pairs, GUESS.values, Known(pairs, losses))
     assert all(task.example is not task.answer for task in tasks.fitted + tasks.held_out)
-    assert {id(task.answer) for task in tasks.held_out} == {id(pairs[2])}
-    assert {id(task.answer) for task in tasks.fitted} == {id(pairs[0]), id(pairs[1])} and len(tasks.fitted) == 4
+    assert {id(task.answer) for task in tasks.held_out} == {id(pairs[judge])}
+    others = min(3, len(pairs) - 1)
+    assert len({id(task.example) for task in tasks.held_out}) == len(tasks.held_out) == others
+    answers = [id(task.answer) for task in tasks.fitted]
+    assert all(answers.count(id(one)) == others * (one is not pairs[judge]) for one in pairs)
+
+
+def test_one_pair_is_no_pairs():
     with pytest.raises(ValueError, match="at least two"):
-        leave_one_out(pairs[:1])
+        leave_one_out([pair(0)], GUESS.values, Quadratic(to_the_best))
+
+
+def test_a_single_pair_takes_half_the_steps():
+    assert of_one(Settings(steps=32, patience=4)) == Settings(steps=16, patience=2, keep=0.5)
+    assert of_one(Settings(steps=1, patience=1)) == Settings(steps=1, patience=1, keep=0.5)
 
 
 def test_a_single_pair_is_never_its_own_example():
