@@ -10,7 +10,7 @@ from comfy_api.torch_helpers import set_torch_compile_wrapper
 from lorweb_pack.lorweb_core import BasisBank, MixingCoefficients
 from lorweb_pack.lorweb_core.checkpoint import write_bank
 from lorweb_pack.nodes.adapter import BasisAdapter
-from lorweb_pack.nodes.apply import Apply
+from lorweb_pack.nodes.apply import RUNTIME, Apply
 from safetensors.torch import load_file, save_file
 
 from harness.small_flux_pack.loader import load_small_flux
@@ -77,6 +77,19 @@ def test_patched_forward_equals_dense_deltas_by_hand(flux32, bank, coefficients,
     assert max(relative(weights[name], expected[name]) for name in expected) < 1e-6
     assert relative(found, by_hand) < 1e-5
     assert relative(base, by_hand) > 0.05, "the bank must change the output for this test to mean anything"
+
+
+def test_a_layer_whose_halves_comfyui_swaps(flux32, tmp_path):
+    """diffusers has the scale of the last norm first, FLUX's files the shift."""
+    bank = load_bank(tmp_path, {"norm_out.linear": (SMALL_HIDDEN, 2 * SMALL_HIDDEN)})
+    coefficients = bank.mix(torch.randn(bank.config.query_dim))
+    key, delta = "final_layer.adaLN_modulation.1.weight", bank.delta("norm_out.linear", coefficients)
+    before = raw_weights(flux32)[key]
+    with patched(apply(flux32, bank, coefficients).args[0]):
+        added = raw_weights(flux32)[key] - before
+    assert relative(added.cpu(), torch.cat(delta.chunk(2)[::-1])) < 1e-5
+    with pytest.raises(ValueError, match="mode runtime does not suit this model: for layer norm_out.linear"):
+        Apply.execute(flux32, bank, coefficients, 1.0, RUNTIME)
 
 
 def load_weights_and_run(model, weights, size=16):
