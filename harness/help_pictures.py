@@ -10,6 +10,7 @@ import logging
 import tempfile
 from pathlib import Path
 
+from .api_graph import BYPASSED
 from .browser import ComfyPage, Workflow, open_browser, read_workflow
 from .comfyui import ROOT, ComfyServer
 from .workflow_pictures import WORKFLOWS, compress, run_all, stand_in_models, upload_photographs
@@ -37,7 +38,7 @@ SHOWN_IN = {
     "LoRWeBFindEdits": "edit_cards",
     "LoRWeBLoadStarter": "starter_cpu",
     "LoRWeBStarterExample": "starter_cpu",
-    "LoRWeBRefineEdit": "refine_edit",
+    "LoRWeBRefineEdit": "starter_cpu",  # whose model is there to be run
 }
 # No workflow needs it; it stands where the other encoder's loader is.
 _INSTEAD = {"LoRWeBLoadSigLIP": "CLIPVisionLoader"}
@@ -98,7 +99,7 @@ def take_picture(page: ComfyPage, node: str, images: dict[str, str]) -> bytes:
     Args:
         images: title of a LoadImage node up to its colon -> name of an uploaded file.
     """
-    workflow = read_workflow(WORKFLOWS / f"{SHOWN_IN[node]}.json")
+    workflow = _with_node_on(read_workflow(WORKFLOWS / f"{SHOWN_IN[node]}.json"), node)
     page.load(workflow)
     page.page.evaluate(_CHOOSE_IMAGES, images)
     run_all(page, workflow)
@@ -109,6 +110,15 @@ def take_picture(page: ComfyPage, node: str, images: dict[str, str]) -> bytes:
     left, top, right, bottom = page.page.evaluate(_BOX)
     clip = {"x": left - _EDGE, "y": top - _EDGE, "width": right - left + 2 * _EDGE, "height": bottom - top + 2 * _EDGE}
     return compress(page.page.screenshot(clip=clip), LARGEST_BYTES)
+
+
+def _with_node_on(workflow: Workflow, kind: str) -> Workflow:
+    """The workflow with a node that it ships bypassed, and says so in the title, switched on."""
+    for node in workflow["nodes"]:
+        if node["type"] == kind and node["mode"] == BYPASSED:
+            node["mode"] = 0
+            del node["title"]
+    return workflow
 
 
 def _with_loader(workflow: Workflow, loader: str) -> Workflow:

@@ -88,7 +88,7 @@ def test_a_layer_whose_halves_comfyui_swaps(flux32, tmp_path):
     with patched(apply(flux32, bank, coefficients).args[0]):
         added = raw_weights(flux32)[key] - before
     assert relative(added.cpu(), torch.cat(delta.chunk(2)[::-1])) < 1e-5
-    with pytest.raises(ValueError, match="mode runtime does not suit this model: for layer norm_out.linear"):
+    with pytest.raises(ValueError, match=r"mode runtime does not suit this model: for layer norm_out\.linear"):
         Apply.execute(flux32, bank, coefficients, 1.0, RUNTIME)
 
 
