@@ -20,7 +20,8 @@ class Setting:
 
     Attributes:
         folder: where parts leave what others can use too.
-        canvas: side in pixels. text: tokens. steps: of a sampling run. rounds: repetitions of what is timed.
+        canvas: side in pixels; trained: of the canvases that the bank was trained on. text: tokens.
+        steps: of a sampling run. rounds: repetitions of what is timed.
         gib: size of the tensors that bandwidths are measured with.
     """
 
@@ -30,6 +31,7 @@ class Setting:
     double: int = 19
     single: int = 38
     canvas: int = 1024
+    trained: int = 512
     text: int = 512
     steps: int = 4
     rounds: int = 3
@@ -38,7 +40,9 @@ class Setting:
     @classmethod
     def toy(cls, folder: Path) -> Setting:
         """Everything as small as it can be."""
-        return cls(folder, True, hidden=128, double=1, single=1, canvas=64, text=4, steps=2, rounds=1, gib=1 / 1024)
+        return cls(
+            folder, True, hidden=128, double=1, single=1, canvas=64, trained=64, text=4, steps=2, rounds=1, gib=1 / 1024
+        )
 
     @property
     def blocks(self) -> tuple[int, int, int]:
