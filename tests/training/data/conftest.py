@@ -104,3 +104,19 @@ def photographs(tmp_path_factory):
 def read_lines():
     """read_lines(path): the JSON lines of a file."""
     return lambda path: [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+@pytest.fixture
+def prepare(tmp_path, read_lines):
+    """prepare(source, *options) -> (exit status, manifest lines, {bad file: reason})."""
+    from training.prepare import main
+
+    out = tmp_path / "out" / "manifest.jsonl"
+
+    def run(source, *options):
+        status = main([str(source), "--out", str(out), "--workers", "2", *options])
+        listing = out.with_suffix(".bad.jsonl")
+        bad = {item["file"]: item["reason"] for item in read_lines(listing)} if listing.exists() else {}
+        return status, read_lines(out) if out.exists() else None, bad
+
+    return run
