@@ -3,7 +3,6 @@
 from dataclasses import replace
 
 import lpips
-import numpy as np
 import pytest
 import torch
 from diffusers import AutoencoderTiny
@@ -17,18 +16,17 @@ from training.bases.kontext import EmbeddedPrompts
 from training.bases.loading import load_transformer
 from training.config import BaseConfig
 from training.encoders import VisionEncoder
-from training.pictures.edits import EDITS, IDENTITY, TRAINING_EDITS
+from training.pictures.edits import IDENTITY
 from training.run.tracking import read_metrics
 from training.starter import __main__ as starter
 from training.starter import together
 from training.starter.autoencoder import Trained, make_autoencoder, make_canvases, split_canvases
-from training.starter.base import Base, BaseSettings
 from training.starter.encoder import contrast, draw_examples
 from training.starter.export import export
 from training.starter.lessons import Curriculum, LessonSettings
 from training.starter.pool import Encoded, Pool, generator_of
 from training.starter.shards import Drawn, DrawSettings, as_one, draw_shards, read_shard, shard_path
-from training.starter.telling import NOTHING, Vocabulary, about_parameters, parameters_of
+from training.starter.telling import NOTHING, Vocabulary
 from training.starter.together import Timetable, TogetherSettings
 
 CPU = torch.device("cpu")
@@ -315,25 +313,6 @@ def test_embedded_prompts(made):
         prompts(["snow"])
 
 
-@pytest.mark.parametrize(
-    ("gain", "expected"), [(0.7, {0: 1.0}), (0.775, {0: 0.5, 1: 0.5}), (0.85, {1: 1.0}), (0.97, {1: 0.2, 2: 0.8})]
-)
-def test_parameters_are_told_between_knots(gain, expected):
-    told = about_parameters(EDITS["invert"], {"gain": gain})  # of 0.7 to 1
-    assert told == pytest.approx({f"invert.gain.{knot}": weight for knot, weight in expected.items()})
-
-
-def test_every_task_can_be_told():
-    vocabulary = Vocabulary()
-    task = Drawn(("invert", "mirror"), ({"gain": 0.775}, {}))
-    assert parameters_of(task) == pytest.approx({"invert.gain.0": 0.5, "invert.gain.1": 0.5})
-    for name in TRAINING_EDITS:
-        values = EDITS[name].parameters(np.random.default_rng(0))
-        told = about_parameters(EDITS[name], values)
-        assert sum(told.values()) == pytest.approx(len(EDITS[name].spans)) and all(0 < w <= 1 for w in told.values())
-        assert vocabulary.spell([told]).sum() == pytest.approx(len(EDITS[name].spans))
-
-
 @pytest.fixture(scope="module")
 def curriculum(pool):
     curriculum = Curriculum(pool, Vocabulary(), LessonSettings(0.5, 0.15, 0.5, 0.75))
@@ -374,16 +353,6 @@ def test_images_alone_are_told_their_edit_and_mostly_its_parameters(curriculum):
     said = lessons.spelled[:, start:].any(1)
     some = torch.tensor([any(task.parameters) for task in curriculum.pool.tasks])[tasks]
     assert not said[~some].any() and said[some].float().mean() == pytest.approx(0.75, abs=0.04)
-
-
-def test_what_is_told_adds_up():
-    vocabulary = Vocabulary(("invert", "mirror"))
-    base = Base(BaseSettings(heads=1, single=1), vocabulary, 32)
-    told = {NOTHING: 1.0, "invert": 1.0, "invert.gain.1": 0.4, "invert.gain.2": 0.6}
-    rows = base.instructions.weight
-    expected = torch.stack((rows[0], sum(weight * rows[vocabulary.numbers[name]] for name, weight in told.items())))
-    torch.testing.assert_close(base.pooled(vocabulary.spell([{NOTHING: 1.0}, told])), expected)
-    assert set(vocabulary.prompts()) == {NOTHING, "tone_and_colour", "geometry", "invert", "mirror"}
 
 
 def test_held_out_examples_are_two_pairs_of_one_edit():
