@@ -144,7 +144,7 @@ def arms(model: TunedModel, pairs: list[Pair], b: Tensor, truth: Tensor) -> dict
         TIED: partial(several, middle, settings=replace(FIT, tie=_TIE), space=in_logits(middle)),
         FREE: partial(several, middle, settings=FIT, space=in_coefficients(middle)),
         QUERY: partial(several, model.bank.mix(query), settings=FIT, space=in_query(query, model.bank.values)),
-        ORACLE: partial(refine, guess, model, shown, shown, replace(FIT, patience=FIT.steps)),
+        ORACLE: partial(refine, guess, model, shown, shown, replace(FIT, patience=FIT.steps, joining=0)),
     }
 
 

@@ -83,6 +83,7 @@ class Settings:
         tie: weight of the distance from the guess, in units of the guess's held-out loss.
         keep: share of the guess in every result: what a single pair cannot tell stays as it was.
         every: steps between two judgements. patience: judgements without a better one before it stops.
+        joining: steps from the best on, in which what was held out is fitted too.
         judged: draws of noise for every task of the judge. margin: standard errors by which the judge must prefer the
             result to the guess.
         seed: of everything random.
@@ -95,14 +96,16 @@ class Settings:
     keep: float = 0.0
     every: int = 4
     patience: int = 4
+    joining: int = 16
     judged: int = 2
     margin: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name in ("steps", "draws", "every", "patience", "judged"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        least = {"steps": 1, "draws": 1, "every": 1, "patience": 1, "judged": 1, "joining": 0}
+        for name, number in least.items():
+            if getattr(self, name) < number:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {number}")
         if not self.rate > 0 or not self.tie >= 0 or not 0 <= self.keep < 1:
             raise ValueError(
                 f"rate is {self.rate}, tie {self.tie} and keep {self.keep}; expected above 0, at least 0, and 0 to 1"
@@ -123,9 +126,10 @@ class Refined:
 
     Attributes:
         coefficients: the refined ones, or the guess where the judge preferred nothing to it.
-        step: that they are of; 0 for the guess.
+        step: that they are of, by the judge; 0 for the guess.
         history: the judgements, the guess's first.
         allowed: of a single pair, the changes that the edit allows; see ``tasks``.
+        joined: steps after that, in which what was held out was fitted too.
         gain: by how much the held-out loss fell, as a share of the guess's.
     """
 
@@ -133,6 +137,7 @@ class Refined:
     step: int
     history: tuple[Record, ...]
     allowed: tuple[str, ...] | None = None
+    joined: int = 0
 
     @property
     def kept_guess(self) -> bool:
@@ -154,6 +159,7 @@ class Refined:
             text = f"the guess was kept: {self.history[-1].step} steps brought nothing better on what was held out"
         else:
             text = f"refined in {self.step} steps: the loss on what was held out fell by {self.gain:.0%}"
+            text += f"; {self.joined} more steps fitted that, too" if self.joined else ""
         if self.allowed is None:
             return text
         return f"{text}; of the single pair, the edit allows {', '.join(self.allowed) or 'no change'}"
@@ -221,9 +227,18 @@ def refine_pairs(
 
 
 def of_one(settings: Settings) -> Settings:
-    """How to fit to a single pair, where several would be fitted so."""
+    """How to fit to a single pair, where several would be fitted so. What is held out is the pair itself, changed."""
     steps, patience = (max(1, round(_OF_ONE * number)) for number in (settings.steps, settings.patience))
-    return replace(settings, keep=_OF_ONE, steps=steps, patience=patience)
+    return replace(settings, keep=_OF_ONE, steps=steps, patience=patience, joining=0)
+
+
+class _Found(NamedTuple):
+    """Where a search has been: the losses of the judge there, and the coefficients."""
+
+    step: int
+    losses: Tensor
+    values: Tensor
+    point: Tensor
 
 
 class _Search:
@@ -237,27 +252,48 @@ class _Search:
         self.random = random.Random(settings.seed)
 
     def run(self, on_record: Callable[[Record], bool | None] | None) -> Refined:
-        before = self.judge(self.guess.values)
-        history = [Record(0, float("nan"), before.mean().item())]
-        best, best_losses, best_values = 0, before, self.guess.values
-        unit, recent, go_on = before.mean().item(), [], _tell(on_record, history[0])
+        guess = _Found(0, self.judge(self.guess.values), self.guess.values, self.space.start)
+        history = [Record(0, float("nan"), guess.losses.mean().item())]
+        best, told = self._best(guess, history, on_record)
+        if not surely_less(best.losses, guess.losses, self.settings.margin):
+            best = guess
+        values = self._joined(best, guess) if best.step and told else None
+        joined = 0 if values is None else self.settings.joining
+        values = best.values if values is None else values
+        return Refined(replace(self.guess, values=values), best.step, tuple(history), joined=joined)
+
+    def _best(self, guess: _Found, history: list[Record], on_record) -> tuple[_Found, bool]:
+        """The best by the judge, the guess included; whether nobody has ended the search."""
+        best, recent, unit = guess, [], guess.losses.mean().item()
+        if not _tell(on_record, history[0]):
+            return best, False
         for step in range(1, self.settings.steps + 1):
-            if not go_on:
-                break
             recent.append(self.step(step, unit))
             if step % self.settings.every and step < self.settings.steps:
                 continue
             values = self.values()
-            losses = self.judge(values)
-            history.append(Record(step, sum(recent) / len(recent), losses.mean().item()))
+            found = _Found(step, self.judge(values), values, self.point.detach().clone())
+            history.append(Record(step, sum(recent) / len(recent), found.losses.mean().item()))
             recent = []
-            if losses.mean() < best_losses.mean():
-                best, best_losses, best_values = step, losses, values
-            waited = (step - best) // self.settings.every
-            go_on = _tell(on_record, history[-1]) and waited < self.settings.patience
-        if not surely_less(best_losses, before, self.settings.margin):
-            best, best_values = 0, self.guess.values
-        return Refined(replace(self.guess, values=best_values), best, tuple(history))
+            if found.losses.mean() < best.losses.mean():
+                best = found
+            if not _tell(on_record, history[-1]):
+                return best, False
+            if (step - best.step) // self.settings.every >= self.settings.patience:
+                break
+        return best, True
+
+    def _joined(self, best: _Found, guess: _Found) -> Tensor | None:
+        """The best after more steps in which what was held out joins; None where it then fits that no better."""
+        if not self.settings.joining:
+            return None
+        tasks = [*self.fitted, *self.held_out]
+        search = _Search(self.guess, self.model, tasks, self.held_out, self.settings, self.space)
+        search.point.data.copy_(best.point)
+        for number in range(1, self.settings.joining + 1):
+            search.step(self.settings.steps + number, guess.losses.mean().item())
+        values = search.values()
+        return values if self.judge(values).mean() < best.losses.mean() else None
 
     def step(self, number: int, unit: float) -> float:
         """One step of Adam; returns the loss before it."""

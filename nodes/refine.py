@@ -253,7 +253,8 @@ def _calls(settings: Settings, pairs: Sequence[Pair]) -> int:
     judgements = 1 + ceil(settings.steps / settings.every)
     tasks = answered(pairs)
     held_out, before = (len(tasks[0]), 2 * len(list(chain(*tasks)))) if len(pairs) > 1 else (4, 41)
-    return before + settings.steps * settings.draws + judgements * settings.judged * held_out
+    steps = settings.steps + settings.joining
+    return before + steps * settings.draws + (judgements + 1) * settings.judged * held_out
 
 
 NODES = [RefineEdit]

@@ -1,5 +1,7 @@
 """Refining, on a model whose loss and best coefficients are known."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -12,7 +14,7 @@ LAYERS = ("first", "second")
 
 def settled(**settings):
     """Four draws a step and four for the judge, which asks every fifth step, for losses that are made up."""
-    return Settings(**{"steps": 30, "draws": 4, "rate": 0.2, "every": 5, "judged": 4, **settings})
+    return Settings(**{"steps": 30, "draws": 4, "rate": 0.2, "every": 5, "judged": 4, "joining": 0, **settings})
 
 
 def coefficients(logits, softmax=True):
@@ -102,6 +104,34 @@ def test_the_best_by_the_judge_comes_out_not_the_last(tasks):
     assert 0 < refined.step < 60 and losses[refined.step] == min(losses.values())
 
 
+def of_the_held_out(tasks, values):
+    """A model whose best coefficients are others for what is held out."""
+    (held_out,) = {task.answer for task in tasks.held_out}
+    return Quadratic(lambda task: values if task.answer is held_out else BEST.values)
+
+
+def test_what_was_held_out_joins_once_the_best_is_known(tasks):
+    aside = coefficients([[2.0, 0.0, -1.0], [0.5, 0.5, 2.0]]).values
+    model, settings = of_the_held_out(tasks, aside), settled(steps=100, rate=0.05, patience=60)
+    alone, joined = (
+        refine(GUESS, model, tasks.fitted, tasks.held_out, replace(settings, joining=joining)) for joining in (0, 80)
+    )
+    assert joined.step == alone.step and joined.history[1:] == alone.history[1:]
+    assert (alone.joined, joined.joined) == (0, 80) and "; 80 more steps fitted that, too" in joined.report()
+    distance = [(refined.coefficients.values - aside).norm() for refined in (alone, joined)]
+    assert distance[1] < 0.9 * distance[0]
+
+
+def test_joining_is_undone_where_the_judge_likes_it_less(tasks):
+    passed = refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settled(steps=10)).coefficients.values
+    model = of_the_held_out(tasks, passed)
+    alone, undone = (
+        refine(GUESS, model, tasks.fitted, tasks.held_out, settled(steps=60, patience=60, joining=joining))
+        for joining in (0, 80)
+    )
+    assert undone.joined == 0 and torch.equal(undone.coefficients.values, alone.coefficients.values)
+
+
 def test_it_stops_when_told_to_with_the_best_so_far(tasks):
     steps = []
 
@@ -109,9 +139,9 @@ def test_it_stops_when_told_to_with_the_best_so_far(tasks):
         steps.append(record.step)
         return record.step < 10
 
-    settings = settled(steps=50, rate=0.05)
+    settings = settled(steps=50, rate=0.05, joining=20)
     refined = refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settings, on_record=stop)
-    assert steps == [0, 5, 10] and refined.step == 10
+    assert steps == [0, 5, 10] and (refined.step, refined.joined) == (10, 0)
 
 
 def test_a_tie_keeps_it_near_the_guess(tasks):
@@ -147,7 +177,7 @@ def test_a_loss_that_is_not_finite_is_refused(tasks):
         refine(GUESS, model, tasks.fitted, tasks.held_out)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"tie": -1.0}, {"keep": 1.0}])
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"tie": -1.0}, {"keep": 1.0}, {"joining": -1}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Settings(**settings)
@@ -227,8 +257,8 @@ def test_one_pair_is_no_pairs():
 
 
 def test_a_single_pair_takes_half_the_steps():
-    assert of_one(Settings(steps=32, patience=4)) == Settings(steps=16, patience=2, keep=0.5)
-    assert of_one(Settings(steps=1, patience=1)) == Settings(steps=1, patience=1, keep=0.5)
+    assert of_one(Settings(steps=32, patience=4)) == Settings(steps=16, patience=2, keep=0.5, joining=0)
+    assert of_one(Settings(steps=1, patience=1)) == Settings(steps=1, patience=1, keep=0.5, joining=0)
 
 
 def test_a_single_pair_is_never_its_own_example():
