@@ -25,10 +25,12 @@ def test_the_page_opens_it_without_an_error_and_saves_what_it_opened(page, path)
     assert len(saved["nodes"]) == len(workflow["nodes"])
     assert sorted(saved["links"]) == sorted(workflow["links"])
     assert [group["bounding"] for group in saved["groups"]] == [group["bounding"] for group in workflow["groups"]]
-    # Versions of the frontend differ in what else they note down about a node.
+    # Versions of the frontend differ in what else they note down about a node, and newer nodes have more widgets.
     for ours, theirs in zip(workflow["nodes"], saved["nodes"]):
-        for part in ("id", "type", "title", "pos", "size", "mode", "widgets_values"):
+        for part in ("id", "type", "title", "pos", "size", "mode"):
             assert (theirs.get(part) or None) == (ours.get(part) or None), f"{ours['type']} {part}"
+        values = ours.get("widgets_values") or []
+        assert (theirs.get("widgets_values") or [])[: len(values)] == values, ours["type"]
 
 
 @both_pages
