@@ -83,7 +83,7 @@ class Settings:
         tie: weight of the distance from the guess, in units of the guess's held-out loss.
         keep: share of the guess in every result: what a single pair cannot tell stays as it was.
         every: steps between two judgements. patience: judgements without a better one before it stops.
-        joining: steps from the best on, in which what was held out is fitted too.
+        joining: so many of ``steps`` more, from the best on, in which what was held out is fitted too.
         judged: draws of noise for every task of the judge. margin: standard errors by which the judge must prefer the
             result to the guess.
         seed: of everything random.
@@ -96,20 +96,25 @@ class Settings:
     keep: float = 0.0
     every: int = 4
     patience: int = 4
-    joining: int = 16
+    joining: float = 0.5
     judged: int = 2
     margin: float = 1.0
     seed: int = 0
 
     def __post_init__(self) -> None:
-        least = {"steps": 1, "draws": 1, "every": 1, "patience": 1, "judged": 1, "joining": 0}
-        for name, number in least.items():
-            if getattr(self, name) < number:
-                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least {number}")
-        if not self.rate > 0 or not self.tie >= 0 or not 0 <= self.keep < 1:
+        for name in ("steps", "draws", "every", "patience", "judged"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.rate > 0 or not self.tie >= 0 or not 0 <= self.keep < 1 or not self.joining >= 0:
             raise ValueError(
-                f"rate is {self.rate}, tie {self.tie} and keep {self.keep}; expected above 0, at least 0, and 0 to 1"
+                f"rate is {self.rate}, tie {self.tie}, joining {self.joining} and keep {self.keep}; expected above 0,"
+                " at least 0, at least 0, and 0 to 1"
             )
+
+    @property
+    def joined(self) -> int:
+        """Steps in which what was held out is fitted too."""
+        return int(self.joining * self.steps)
 
 
 class Record(NamedTuple):
@@ -258,7 +263,7 @@ class _Search:
         if not surely_less(best.losses, guess.losses, self.settings.margin):
             best = guess
         values = self._joined(best, guess) if best.step and told else None
-        joined = 0 if values is None else self.settings.joining
+        joined = 0 if values is None else self.settings.joined
         values = best.values if values is None else values
         return Refined(replace(self.guess, values=values), best.step, tuple(history), joined=joined)
 
@@ -285,12 +290,12 @@ class _Search:
 
     def _joined(self, best: _Found, guess: _Found) -> Tensor | None:
         """The best after more steps in which what was held out joins; None where it then fits that no better."""
-        if not self.settings.joining:
+        if not self.settings.joined:
             return None
         tasks = [*self.fitted, *self.held_out]
         search = _Search(self.guess, self.model, tasks, self.held_out, self.settings, self.space)
         search.point.data.copy_(best.point)
-        for number in range(1, self.settings.joining + 1):
+        for number in range(1, self.settings.joined + 1):
             search.step(self.settings.steps + number, guess.losses.mean().item())
         values = search.values()
         return values if self.judge(values).mean() < best.losses.mean() else None

@@ -60,8 +60,9 @@ class RefineEdit(io.ComfyNode):
                     default=_DEFAULT.steps,
                     min=1,
                     max=1000,
-                    tooltip="At most so many, half of them for a single pair; it ends before when the held-out loss no"
-                    " longer falls. A step costs as much as about eight sampling steps of that size.",
+                    tooltip="At most so many until the judge has chosen, and half as many after that; half of them for"
+                    " a single pair. It ends before when the held-out loss no longer falls. A step costs as much as"
+                    " about eight sampling steps of that size.",
                 ),
                 io.Int.Input(
                     "seed",
@@ -253,7 +254,7 @@ def _calls(settings: Settings, pairs: Sequence[Pair]) -> int:
     judgements = 1 + ceil(settings.steps / settings.every)
     tasks = answered(pairs)
     held_out, before = (len(tasks[0]), 2 * len(list(chain(*tasks)))) if len(pairs) > 1 else (4, 41)
-    steps = settings.steps + settings.joining
+    steps = settings.steps + settings.joined
     return before + steps * settings.draws + (judgements + 1) * settings.judged * held_out
 
 

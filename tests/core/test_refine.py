@@ -114,7 +114,7 @@ def test_what_was_held_out_joins_once_the_best_is_known(tasks):
     aside = coefficients([[2.0, 0.0, -1.0], [0.5, 0.5, 2.0]]).values
     model, settings = of_the_held_out(tasks, aside), settled(steps=100, rate=0.05, patience=60)
     alone, joined = (
-        refine(GUESS, model, tasks.fitted, tasks.held_out, replace(settings, joining=joining)) for joining in (0, 80)
+        refine(GUESS, model, tasks.fitted, tasks.held_out, replace(settings, joining=joining)) for joining in (0, 0.8)
     )
     assert joined.step == alone.step and joined.history[1:] == alone.history[1:]
     assert (alone.joined, joined.joined) == (0, 80) and "; 80 more steps fitted that, too" in joined.report()
@@ -127,7 +127,7 @@ def test_joining_is_undone_where_the_judge_likes_it_less(tasks):
     model = of_the_held_out(tasks, passed)
     alone, undone = (
         refine(GUESS, model, tasks.fitted, tasks.held_out, settled(steps=60, patience=60, joining=joining))
-        for joining in (0, 80)
+        for joining in (0, 1.5)
     )
     assert undone.joined == 0 and torch.equal(undone.coefficients.values, alone.coefficients.values)
 
@@ -139,7 +139,7 @@ def test_it_stops_when_told_to_with_the_best_so_far(tasks):
         steps.append(record.step)
         return record.step < 10
 
-    settings = settled(steps=50, rate=0.05, joining=20)
+    settings = settled(steps=50, rate=0.05, joining=0.4)
     refined = refine(GUESS, Quadratic(to_the_best), tasks.fitted, tasks.held_out, settings, on_record=stop)
     assert steps == [0, 5, 10] and (refined.step, refined.joined) == (10, 0)
 
@@ -177,7 +177,7 @@ def test_a_loss_that_is_not_finite_is_refused(tasks):
         refine(GUESS, model, tasks.fitted, tasks.held_out)
 
 
-@pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"tie": -1.0}, {"keep": 1.0}, {"joining": -1}])
+@pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"tie": -1.0}, {"keep": 1.0}, {"joining": -1.0}])
 def test_settings_out_of_range_are_refused(settings):
     with pytest.raises(ValueError, match=next(iter(settings))):
         Settings(**settings)
@@ -257,6 +257,7 @@ def test_one_pair_is_no_pairs():
 
 
 def test_a_single_pair_takes_half_the_steps():
+    assert Settings().joined == 16 and Settings(steps=1).joined == 0
     assert of_one(Settings(steps=32, patience=4)) == Settings(steps=16, patience=2, keep=0.5, joining=0)
     assert of_one(Settings(steps=1, patience=1)) == Settings(steps=1, patience=1, keep=0.5, joining=0)
 
