@@ -96,8 +96,12 @@ def small_box(workflow: Workflow) -> Workflow:
         _shrink(node)
     values = dict(zip((entry.name for entry in INPUTS if entry.widget), box["widgets_values"]))
     values |= {"basis_name": SMALL_BANK, "clip_vision_name": RANDOM_VIT_L, "vae_name": SMALL_VAE}
-    _cut_inputs(box, subgraph, [node for node in subgraph["nodes"] if node["type"] != shipped[node["id"]]])
-    box["widgets_values"] = [values[slot["name"]] for slot in box["inputs"] if slot["name"] in values]
+    gone = _cut_inputs(subgraph, [node for node in subgraph["nodes"] if node["type"] != shipped[node["id"]]])
+    box["widgets_values"] = [value for name, value in values.items() if name not in gone]
+    # Older pages list a box's widgets there, newer ones among its inputs.
+    shown = box["properties"].get("proxyWidgets", [])
+    shown[:] = [entry for entry in shown if entry[1] not in gone]
+    box["inputs"] = [slot for slot in box["inputs"] if slot["name"] not in gone]
     return workflow
 
 
@@ -114,17 +118,18 @@ def _shrink(node: dict) -> None:
         node["widgets_values"] = QUICK
 
 
-def _cut_inputs(box: dict, subgraph: dict, nodes: list[dict]) -> None:
+def _cut_inputs(subgraph: dict, nodes: list[dict]) -> set[str]:
+    """Take the inputs of nodes away; returns the names of the box's inputs that led to them alone, which go too."""
     cut = {link["id"] for link in subgraph["links"] if link["target_id"] in [node["id"] for node in nodes]}
     for node in nodes:
         node["inputs"] = []
     subgraph["links"] = [link for link in subgraph["links"] if link["id"] not in cut]
-    kept = [place for place, slot in enumerate(subgraph["inputs"]) if not cut.issuperset(slot["linkIds"])]
+    slots = subgraph["inputs"]
+    subgraph["inputs"] = [slot for slot in slots if not cut.issuperset(slot["linkIds"])]
     for link in subgraph["links"]:
         if link["origin_id"] == subgraph["inputNode"]["id"]:
-            link["origin_slot"] = kept.index(link["origin_slot"])
-    for owner in (box, subgraph):
-        owner["inputs"] = [owner["inputs"][place] for place in kept]
+            link["origin_slot"] = subgraph["inputs"].index(slots[link["origin_slot"]])
+    return {slot["name"] for slot in slots if slot not in subgraph["inputs"]}
 
 
 def find(workflow: Workflow, kind: str, title: str = "") -> dict:
