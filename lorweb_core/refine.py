@@ -219,7 +219,7 @@ def refine_pairs(
     Raises:
         ValueError: for no pairs, and as ``refine``.
     """
-    settings = settings or Settings()
+    settings = settings_for(len(pairs), settings or Settings())
     guess.require_single("Refining")
     if not pairs:
         raise ValueError("refining needs at least one example pair")
@@ -227,12 +227,14 @@ def refine_pairs(
         tasks = leave_one_out(pairs, guess.values, model)
         return refine(guess, model, tasks.fitted, tasks.held_out, settings, space, on_record)
     tasks = from_one(pairs[0], guess.values, model, pictures)
-    refined = refine(guess, model, tasks.fitted, tasks.held_out, of_one(settings), space, on_record)
+    refined = refine(guess, model, tasks.fitted, tasks.held_out, settings, space, on_record)
     return replace(refined, allowed=tasks.allowed)
 
 
-def of_one(settings: Settings) -> Settings:
-    """How to fit to a single pair, where several would be fitted so. What is held out is the pair itself, changed."""
+def settings_for(pairs: int, settings: Settings) -> Settings:
+    """How to fit to so many pairs: several as the settings say, a single one, held out by changing it, by half."""
+    if pairs > 1:
+        return settings
     steps, patience = (max(1, round(_OF_ONE * number)) for number in (settings.steps, settings.patience))
     return replace(settings, keep=_OF_ONE, steps=steps, patience=patience, joining=0)
 
@@ -259,10 +261,10 @@ class _Search:
     def run(self, on_record: Callable[[Record], bool | None] | None) -> Refined:
         guess = _Found(0, self.judge(self.guess.values), self.guess.values, self.space.start)
         history = [Record(0, float("nan"), guess.losses.mean().item())]
-        best, told = self._best(guess, history, on_record)
+        best, go_on = self._best(guess, history, on_record)
         if not surely_less(best.losses, guess.losses, self.settings.margin):
             best = guess
-        values = self._joined(best, guess) if best.step and told else None
+        values = self._joined(best, guess) if best.step and go_on else None
         joined = 0 if values is None else self.settings.joined
         values = best.values if values is None else values
         return Refined(replace(self.guess, values=values), best.step, tuple(history), joined=joined)
@@ -292,11 +294,11 @@ class _Search:
         """The best after more steps in which what was held out joins; None where it then fits that no better."""
         if not self.settings.joined:
             return None
-        tasks = [*self.fitted, *self.held_out]
+        tasks, unit = [*self.fitted, *self.held_out], guess.losses.mean().item()
         search = _Search(self.guess, self.model, tasks, self.held_out, self.settings, self.space)
         search.point.data.copy_(best.point)
         for number in range(1, self.settings.joined + 1):
-            search.step(self.settings.steps + number, guess.losses.mean().item())
+            search.step(self.settings.steps + number, unit)
         values = search.values()
         return values if self.judge(values).mean() < best.losses.mean() else None
 

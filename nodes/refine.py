@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..lorweb_core import BasisBank, Frame, MixingCoefficients
 from ..lorweb_core.losscurve import beside, loss_curve
-from ..lorweb_core.refine import Record, Refined, Settings, of_one, refine_pairs
+from ..lorweb_core.refine import Record, Refined, Settings, refine_pairs, settings_for
 from ..lorweb_core.tasks import Pair, answered
 from .fitting import FittedModel
 from .layouts import LAYOUTS
@@ -166,7 +166,7 @@ class RefineEdit(io.ComfyNode):
         settings = Settings(steps=steps, draws=draws, rate=rate, tie=tie, seed=seed)
         fitted = FittedModel(model, basis, conditioning, vae, layout, sampling_steps)
         refined, curve = _refine(fitted, coefficients, pairs, pictures, settings)
-        report = _report(refined, pairs, _settings_of(pairs, settings).steps)
+        report = _report(refined, pairs, settings_for(len(pairs), settings).steps)
         plot = image_of(curve)
         return io.NodeOutput(refined.coefficients, report, plot, ui=ui.PreviewImage(plot, cls=cls))
 
@@ -185,16 +185,11 @@ def _examples(image_a: Tensor, image_a_prime: Tensor) -> tuple[Tensor, Tensor]:
     return a, a_prime
 
 
-def _settings_of(pairs: Sequence[Pair], settings: Settings) -> Settings:
-    """What the pairs are fitted with."""
-    return settings if len(pairs) > 1 else of_one(settings)
-
-
 def _refine(
     model: FittedModel, guess: MixingCoefficients, pairs: list[Pair], pictures: list[Tensor], settings: Settings
 ) -> tuple[Refined, np.ndarray]:
     """What came out, and its curve."""
-    progress = _Progress(model, _settings_of(pairs, settings), pairs)
+    progress = _Progress(model, settings_for(len(pairs), settings), pairs)
     # All of them first, so that the autoencoder and the model do not take the GPU from each other.
     for task in chain(*answered(pairs)):
         model.analogy(*task.example, *task.answer)
@@ -253,7 +248,7 @@ def _calls(settings: Settings, pairs: Sequence[Pair]) -> int:
     """How often the model will be called if no step is spared; of a single pair, about."""
     judgements = 1 + ceil(settings.steps / settings.every)
     tasks = answered(pairs)
-    held_out, before = (len(tasks[0]), 2 * len(list(chain(*tasks)))) if len(pairs) > 1 else (4, 41)
+    held_out, before = (len(tasks[0]), 2 * sum(map(len, tasks))) if len(pairs) > 1 else (4, 41)
     steps = settings.steps + settings.joined
     return before + steps * settings.draws + (judgements + 1) * settings.judged * held_out
 

@@ -54,14 +54,19 @@ def compare(setting: Setting, what: str, models: dict[str, object]) -> None:
 
 def measure_run(setting: Setting, model) -> tuple[float, int]:
     """(median seconds of a step, most bytes above what was allocated before, weights included)."""
-    before = 0
-    if torch.cuda.is_available():
-        torch.cuda.reset_peak_memory_stats()
-        before = torch.cuda.memory_allocated()
+    before = start_counting()
     sampler = setting.sampler()
     sampler(model, setting.steps)
     peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else 0
     return statistics.median(sampler.steps()), peak - before
+
+
+def start_counting() -> int:
+    """Forget the peak of before; bytes that are allocated now."""
+    if not torch.cuda.is_available():
+        return 0
+    torch.cuda.reset_peak_memory_stats()
+    return torch.cuda.memory_allocated()
 
 
 def unload() -> None:

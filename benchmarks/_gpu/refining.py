@@ -10,7 +10,7 @@ from harness.inprocess import load_comfyui
 from harness.small_models import small_vae
 
 from .._measure import timed
-from .memory import GIB, memory_left, unload
+from .memory import GIB, memory_left, start_counting, unload
 from .report import attempt, report
 from .setting import Setting, queries
 
@@ -32,7 +32,7 @@ def run(setting: Setting) -> None:
 
 
 def measure(setting: Setting, bank, model, what: str) -> None:
-    """A loss without and with its gradient, after one of each; a refinement is 64 with and about 80 without."""
+    """A loss without and with its gradient, after one of each; four pairs take at most 96 with and 84 without."""
     fitted, values, tasks = prepared(setting, bank, model)
     seconds = {}
     for name, graded in (("loss", False), ("loss and gradient", True)):
@@ -65,11 +65,3 @@ def prepared(setting: Setting, bank, model):
     with torch.inference_mode(False):
         values = bank.mix(queries(bank, 1)[0]).values.clone().requires_grad_()
     return fitted, values, [Task(Pair(a, a_prime), Pair(b, b_prime))]
-
-
-def start_counting() -> int:
-    """Forget the peak of before; bytes that are allocated now."""
-    if not torch.cuda.is_available():
-        return 0
-    torch.cuda.reset_peak_memory_stats()
-    return torch.cuda.memory_allocated()

@@ -26,7 +26,7 @@ def browser():
 
 
 def pytest_generate_tests(metafunc):
-    """Which pages a test sees: the pinned one, or those that ``small.pages`` names."""
+    """Which pages a test sees: the pinned one, or those that its mark ``pages`` names."""
     if "comfy" in metafunc.fixturenames:
         marker = metafunc.definition.get_closest_marker("pages")
         metafunc.parametrize("comfy", marker.args if marker else ["pinned"], indirect=True, scope="session")

@@ -6,7 +6,16 @@ import pytest
 import torch
 
 from lorweb_core import MixingCoefficients
-from lorweb_core.refine import Settings, in_coefficients, in_logits, in_query, of_one, refine, refine_pairs, surely_less
+from lorweb_core.refine import (
+    Settings,
+    in_coefficients,
+    in_logits,
+    in_query,
+    refine,
+    refine_pairs,
+    settings_for,
+    surely_less,
+)
 from lorweb_core.tasks import Pair, changes, from_one, leave_one_out
 
 LAYERS = ("first", "second")
@@ -257,9 +266,10 @@ def test_one_pair_is_no_pairs():
 
 
 def test_a_single_pair_takes_half_the_steps():
+    assert settings_for(2, Settings(steps=5)) == Settings(steps=5)
     assert Settings().joined == 16 and Settings(steps=1).joined == 0
-    assert of_one(Settings(steps=32, patience=4)) == Settings(steps=16, patience=2, keep=0.5, joining=0)
-    assert of_one(Settings(steps=1, patience=1)) == Settings(steps=1, patience=1, keep=0.5, joining=0)
+    assert settings_for(1, Settings(steps=32, patience=4)) == Settings(steps=16, patience=2, keep=0.5, joining=0)
+    assert settings_for(1, Settings(steps=1, patience=1)) == Settings(steps=1, patience=1, keep=0.5, joining=0)
 
 
 def test_a_single_pair_is_never_its_own_example():

@@ -30,6 +30,13 @@ class Recorder(torch.nn.Module):
         return (kwargs["hidden_states"] * 2,)
 
 
+class Zero(Recorder):
+    """A model whose velocity is 0."""
+
+    def forward(self, **kwargs):
+        return (super().forward(**kwargs)[0] * 0,)
+
+
 def condition(batch=2, side=4, guidance=None):
     text = {"tokens": torch.randn(batch, 3, 8), "pooled": torch.randn(batch, 8)}
     references = (torch.randn(batch, 16, side, side),)
@@ -60,10 +67,6 @@ def test_tokens_and_ids_are_the_kontext_pipelines():
 
 
 def test_loss_is_the_weighted_velocity_error():
-    class Zero(Recorder):
-        def forward(self, **kwargs):
-            return (super().forward(**kwargs)[0] * 0,)
-
     x_0, draw = torch.randn(2, 16, 4, 4), Noise(torch.randn(2, 16, 4, 4), torch.tensor([0.3, 0.9]))
     error, t = ((draw.noise - x_0) ** 2).mean(dim=(1, 2, 3)), draw.t.view(-1, 1, 1, 1)
     loss, estimate = flow_loss(Zero(), x_0, draw, condition(), ObjectiveConfig(weighting="none"))
@@ -77,10 +80,6 @@ def test_loss_is_the_weighted_velocity_error():
 
 @pytest.mark.parametrize("layout", [CANVAS, SEPARATE])
 def test_what_the_edit_changes_of_b_weighs_more(layout):
-    class Zero(Recorder):
-        def forward(self, **kwargs):
-            return (super().forward(**kwargs)[0] * 0,)
-
     x_0, draw = torch.randn(2, 16, 4, 4), Noise(torch.randn(2, 16, 4, 4), torch.tensor([0.3, 0.9]))
     reference, weight = x_0.clone(), torch.ones(4, 4)
     reference[:, :, 2, 3] -= 0.5
