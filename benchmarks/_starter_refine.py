@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -26,6 +26,7 @@ from training.refine import TunedModel
 from ._starter_setting import SETS, SHIPPED, Setting, family_of
 
 PAIRS, MOST, FEWER = 4, 200, 30
+FRESH = 100  # analogies after those, by which nothing about refining was chosen
 MEASURED = (SETS[1], SETS[0])
 GUESS, MEAN, ONE = "the guess, 1 pair", f"mean of the guesses, {PAIRS} pairs", "refined, 1 pair"
 LOGITS, TIED = f"refined, {PAIRS} pairs", f"refined in logits with a tie, {PAIRS} pairs"
@@ -67,7 +68,9 @@ def refining(setting: Setting) -> None:
     setting = replace(setting, overrides=(*setting.overrides, "objective.canvas_weight=0"))
     model = TunedModel(setting.config(), setting.bank(SHIPPED), pick_device())
     for name in MEASURED:
-        found = answers(setting, model, name)
+        first = range(min(setting.analogies, MOST))
+        asked = {number: (*MAIN, *WAYS) if number < FEWER else MAIN for number in first}
+        found = answers(setting, model, name, asked)
         facts = [asdict(answer) for arms in found.values() for answer in arms.values()]
         setting.report(
             f"refining-{name}", f"Refining on {name}: {len(found)} analogies", HEADER, rows(found, MAIN), facts
@@ -76,12 +79,24 @@ def refining(setting: Setting) -> None:
         few = {number: arms for number, arms in found.items() if set(WAYS) <= set(arms)}
         title = f"Ways to refine on {name}: {len(few)} analogies"
         setting.report(f"refining-ways-{name}", title, HEADER, rows(few, (*MAIN, *WAYS)), None)
+    report_fresh(setting, model, MEASURED[0])
 
 
-def answers(setting: Setting, model: TunedModel, name: str) -> Table:
-    """Every answer of a set. Each is written down as it comes, so that a run that was ended goes on where it was."""
-    count = min(setting.analogies, MOST)
-    asked = {number: (*MAIN, *WAYS) if number < FEWER else MAIN for number in range(count)}
+def report_fresh(setting: Setting, model: TunedModel, name: str) -> None:
+    """What refining brings on further analogies of a set."""
+    numbers = range(MOST, min(setting.analogies, MOST + FRESH))
+    if numbers:
+        found = answers(setting, model, name, dict.fromkeys(numbers, (COPY, MEAN, LOGITS)))
+        title = f"Refining on {name}: {len(found)} further analogies"
+        setting.report(f"refining-fresh-{name}", title, HEADER, rows(found, (COPY, MEAN, LOGITS)), None)
+
+
+def answers(setting: Setting, model: TunedModel, name: str, asked: Mapping[int, Sequence[str]]) -> Table:
+    """The answers of a set. Each is written down as it comes, so that a run that was ended goes on where it was.
+
+    Args:
+        asked: number of an analogy -> arms.
+    """
     path = setting.run / "results" / f"refining-{name}.jsonl"
     found, dataset = read(path), setting.dataset(name)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -10,7 +10,7 @@ import torch
 from benchmarks import _starter_refine, _starter_rivals, starter
 from benchmarks._starter_coefficients import nearest_neighbours, rising, two_tasks
 from benchmarks._starter_quality import ASKED, DECODED, TOLD, Analogy, cause_of_miss, contestants
-from benchmarks._starter_refine import MAIN
+from benchmarks._starter_refine import LOGITS, MAIN, MEAN
 from benchmarks._starter_rivals import RIVALS, trained_steps
 from benchmarks._starter_samplers import difference
 from benchmarks._starter_setting import CONFIG, LPIPS_VGG, SETS, SHIPPED, SINGLE, family_of
@@ -194,7 +194,8 @@ def test_everything_on_tiny_parts(tiny, tmp_path, capsys, monkeypatch):
     assert tuple(row["who"] for row in refined) == MAIN and len(tables["refining-ways-held_out_edits"]) == 9
     written = tmp_path / "run" / "results" / "refining-held_out_edits.jsonl"
     lines = written.read_text().splitlines()
-    assert len(lines) == 2 * 9
+    assert len(lines) == 2 * 9 + 2 * 3  # of four analogies two are further ones
+    assert [row["who"] for row in tables["refining-fresh-held_out_edits"]] == [COPY, MEAN, LOGITS]
     written.write_text("\n".join(lines[:-1]) + "\n")
     assert starter.main(["refine", "--analogies", "4", "--fewer", "3", *tiny]) == 0
     assert written.read_text().splitlines()[:-1] == lines[:-1], "a run that was ended goes on where it was"
