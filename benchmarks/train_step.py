@@ -6,7 +6,6 @@ numbers of blocks are arguments: ``python -m benchmarks.train_step [double singl
 """
 
 import sys
-import weakref
 
 import training  # noqa: F401  # isort: skip  (makes diffusers importable, so it comes first)
 
@@ -14,7 +13,6 @@ import torch
 from diffusers import FluxTransformer2DModel
 from peft import LoraConfig, get_peft_model
 from torch import nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from lorweb_core import BankConfig
@@ -24,6 +22,7 @@ from training.data.layouts import CANVAS
 from training.run.objective import Noise, flow_loss
 from training.tuner import LoRWeBConfig, LoRWeBModel
 
+from ._live import LiveBytes
 from ._measure import alternate, median_ratio, milliseconds, print_table
 
 FULL_WIDTH, RANK = 3072, 4
@@ -40,14 +39,15 @@ class Plain(nn.Module):
         return self.model(**kwargs)
 
 
-def make_base(heads: int, double: int, single: int) -> FluxTransformer2DModel:
-    """A random FLUX, frozen, with gradient checkpointing."""
-    cuda = torch.cuda.is_available()
-    torch.set_default_dtype(torch.bfloat16 if cuda else torch.float32)  # at full size no room for a float32 copy
-    with torch.device("cuda" if cuda else "cpu"):
+def make_base(heads: int, double: int, single: int, device: str | None = None) -> FluxTransformer2DModel:
+    """A random FLUX, frozen, with gradient checkpointing; but on the CPU in bfloat16, for text of its full width."""
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    full = device != "cpu"
+    torch.set_default_dtype(torch.bfloat16 if full else torch.float32)  # at full size no room for a float32 copy
+    with torch.device(device):
         model = FluxTransformer2DModel(
             num_attention_heads=heads, num_layers=double, num_single_layers=single, guidance_embeds=True,
-            joint_attention_dim=4096 if cuda else 256,
+            joint_attention_dim=4096 if full else 256,
         )  # fmt: skip
     torch.set_default_dtype(torch.float32)
     model.requires_grad_(False)
@@ -90,36 +90,6 @@ def make_batch(base: FluxTransformer2DModel, batch: int, side: int, text: int):
     return torch.randn(shape, device=device), noise, condition
 
 
-class _StorageTracker(TorchDispatchMode):
-    """Bytes of all storages alive on the CPU, which has no allocator statistics, and their peak."""
-
-    def __init__(self):
-        super().__init__()
-        self.alive = self.peak = 0
-        self._known: set[int] = set()
-
-    def count(self, value: object) -> None:
-        """Count a tensor's storage until it is freed."""
-        if not isinstance(value, torch.Tensor) or value.untyped_storage()._cdata in self._known:
-            return
-        storage = value.untyped_storage()
-        key, size = storage._cdata, storage.nbytes()
-        self._known.add(key)
-        weakref.finalize(storage, self._free, key, size)
-        self.alive += size
-        self.peak = max(self.peak, self.alive)
-
-    def _free(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.alive -= size
-
-    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
-        result = function(*arguments, **(keywords or {}))
-        for leaf in tree_leaves(result):
-            self.count(leaf)
-        return result
-
-
 class Step:
     """One optimiser step of one candidate."""
 
@@ -141,12 +111,10 @@ class Step:
             torch.cuda.reset_peak_memory_stats()
             self()
             return torch.cuda.max_memory_allocated()
-        tracker = _StorageTracker()
-        for tensor in [*self.model.parameters(), *self.model.buffers(), *tree_leaves(self.optimizer.state_dict())]:
-            tracker.count(tensor)
-        with tracker:
+        state = [leaf for leaf in tree_leaves(self.optimizer.state_dict()) if isinstance(leaf, torch.Tensor)]
+        with LiveBytes([*self.model.parameters(), *self.model.buffers(), *state]) as live:
             self()
-        return tracker.peak
+        return live.known + live.peak
 
 
 def _make_step(adapt, base_size: tuple[int, int, int], batch_size: tuple[int, int, int], device: str) -> Step:
