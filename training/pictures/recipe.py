@@ -44,7 +44,7 @@ class Recipe:
 
     images: str = "???"
     seed: int = 0
-    side: int = 64
+    side: int = 128
     edits: Any = "training"
     photographs: str = "training"
     held_parameters: bool = False

@@ -1,4 +1,5 @@
-"""The analogies that come with the starter: of every family of edits one, by a fixed seed before any was seen.
+"""The analogies that come with the starter: of every family of edits one, by a fixed seed before any was seen, and
+those that graphs of 0.1 name, which were drawn alike.
 
 Their photographs are among those that training never sees; their scenes are drawn like training's, from other seeds.
 """
@@ -18,6 +19,10 @@ logger = logging.getLogger(__name__)
 
 SIDE = 128
 _SEED = 2026
+_NAMED_BY_GRAPHS = (
+    "background_yellow", "circle_black", "darken", "insert_blue_square", "insert_red_disc", "invert", "letterbox",
+    "night_vision", "sketch", "tint_blue", "zoom_out",
+)  # fmt: skip
 _IMAGES = ("a", "a_prime", "b", "b_prime")
 
 
@@ -27,18 +32,20 @@ def write_examples(folder: Path) -> None:
     Raises:
         ValueError: when a photograph is not there.
     """
-    for name, images in examples():
+    there = dict(examples())
+    for name, images in there.items():
         (folder / name).mkdir(parents=True, exist_ok=True)
         for image, pixels in images.items():
             Image.fromarray(eight_bits(pixels)).save(folder / name / f"{image}.png", optimize=True)
-    logger.info("%s: %d analogies", folder, len(FAMILIES))
+    logger.info("%s: %d analogies", folder, len(there))
 
 
 def examples() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
     """(edit, its images a, a_prime, b and b_prime as float32 [128, 128, 3] in 0..1) of every example."""
-    for number, family in enumerate(FAMILIES):
+    for number, family in enumerate((*FAMILIES, *_NAMED_BY_GRAPHS)):
         rng = np.random.default_rng((_SEED, number))
-        edit = EDITS[rng.choice([name for name in TRAINING_EDITS if EDITS[name].family == family])]
+        names = [name for name in TRAINING_EDITS if family in (name, EDITS[name].family)]
+        edit = EDITS[rng.choice(names)]
         yield edit.name, dict(zip(_IMAGES, (image for pair in _pairs(edit, rng) for image in pair)))
 
 
