@@ -30,14 +30,12 @@ def random_flux(
         scaled: fp8 as in the files named fp8_scaled, every matrix beside its scale.
         offload: where ComfyUI keeps the weights when they are not in use; the device itself if None.
     """
-    import comfy.model_detection
     import comfy.model_management
     import comfy.model_patcher
 
     device = comfy.model_management.get_torch_device()
     weights = _random_weights(flux_specs(hidden, double, single), dtype, scaled, device)
-    config = comfy.model_detection.model_config_from_unet(weights, "")
-    config.unet_config["num_heads"] = hidden // sum(config.unet_config["axes_dim"])
+    config = flux_config(weights, hidden)
     supported = list(config.supported_inference_dtypes)
     dtype = torch.bfloat16 if scaled else dtype
     config.set_inference_dtype(dtype, comfy.model_management.unet_manual_cast(dtype, device, supported))
@@ -45,6 +43,15 @@ def random_flux(
     model.load_model_weights(weights, "")
     offload = offload or device
     return comfy.model_patcher.ModelPatcher(model.to(offload), load_device=device, offload_device=offload)
+
+
+def flux_config(weights: dict[str, Tensor], hidden: int):
+    """ComfyUI's configuration of these weights; 0.3.75 takes every FLUX to have 24 heads."""
+    import comfy.model_detection
+
+    config = comfy.model_detection.model_config_from_unet(weights, "")
+    config.unet_config["num_heads"] = hidden // sum(config.unet_config["axes_dim"])
+    return config
 
 
 def _random_weights(specs: dict[str, Spec], dtype: torch.dtype, scaled: bool, device) -> dict[str, Tensor]:

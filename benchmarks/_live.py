@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
@@ -16,7 +18,8 @@ _SCALARS = (torch.ops.aten._local_scalar_dense.default, torch.ops.aten.item.defa
 class LiveBytes(TorchDispatchMode):
     """Counts what operators allocate inside of it; what an operator allocates for itself alone is not seen.
 
-    A fake tensor has no value; where one is asked for, it is half of its range from 0 to 1, or true.
+    A fake tensor has no value. Where one is asked for, a fraction is a half, and a number of elements above all sizes:
+    that of an edit's coefficients that are not 0, which then uses all of its basis.
 
     Args:
         known: tensors that were there before.
@@ -35,8 +38,8 @@ class LiveBytes(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         """PyTorch's contract: run the operator."""
-        if func in _SCALARS:
-            return 0.5 if args[0].is_floating_point() else True
+        if func in _SCALARS and isinstance(args[0], FakeTensor):
+            return 0.5 if args[0].is_floating_point() else 2**31
         result = func(*args, **(kwargs or {}))
         given = {id(tensor.untyped_storage()) for tensor in _tensors((args, kwargs))}
         for tensor in _tensors(result):
@@ -54,6 +57,18 @@ class LiveBytes(TorchDispatchMode):
     def _forget(self, key: int, size: int) -> None:
         self.now -= size
         del self._live[key]
+
+
+@contextmanager
+def counting(known: Iterable[Tensor], fake: bool) -> Iterator[LiveBytes]:
+    """What is allocated inside.
+
+    Args:
+        known: tensors that were there before. fake: whether nothing is computed, and no tensor has data.
+    """
+    mode = FakeTensorMode(allow_non_fake_inputs=True) if fake else nullcontext()
+    with mode, LiveBytes(map(mode.from_tensor, known) if fake else known) as live:
+        yield live
 
 
 def _tensors(tree: object) -> list[Tensor]:

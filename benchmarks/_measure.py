@@ -9,6 +9,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
+GIB = 2**30
+
 
 def alternate(candidates: dict[str, Callable[[], object]], repeats: int, warmup: int = 1) -> dict[str, list[float]]:
     """Seconds of each candidate, run A B A B ..., so that a machine whose speed drifts is fair to all.

@@ -9,22 +9,19 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Callable
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from harness.inprocess import load_comfyui
 from harness.small_models import CONTEXT, flux_layers, flux_specs, random_bank
 
-from ._flux import FP8
-from ._live import LiveBytes
-from ._measure import print_table
+from ._flux import FP8, flux_config
+from ._live import counting
+from ._measure import GIB, print_table
 
-GIB = 2**30
 DTYPES = {"bfloat16": torch.bfloat16, "float8": FP8}
 SIDES = (512, 1024)
 SIZES = (3072, 19, 38)
@@ -58,13 +55,11 @@ def row(bank_file: Path, sizes: tuple[int, int, int], dtype: str, side: int) -> 
 
 def empty_flux(sizes: tuple[int, int, int], dtype: torch.dtype):
     """FLUX.1-Kontext's architecture as a ModelPatcher that computes in bfloat16; nobody wrote to its weights."""
-    import comfy.model_detection
     import comfy.model_patcher
 
     cpu = torch.device("cpu")
     weights = {name: torch.empty(spec.shape, dtype=dtype, device="meta") for name, spec in flux_specs(*sizes).items()}
-    config = comfy.model_detection.model_config_from_unet(weights, "")
-    config.unet_config["num_heads"] = sizes[0] // sum(config.unet_config["axes_dim"])
+    config = flux_config(weights, sizes[0])
     config.set_inference_dtype(dtype, torch.bfloat16 if dtype == FP8 else None)
     model = config.get_model(weights, "", device=cpu).eval()
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
@@ -95,10 +90,7 @@ def counted(model, bank, side: int, graded: bool, fake: bool = True) -> int:
     executor = partial(model.model._apply_model)
     executor.class_obj = model.model
     known = [*model.model.parameters(), *factors_of(bank)]
-    with torch.no_grad(), ExitStack() as modes:
-        if fake:
-            known = list(map(modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True)).from_tensor, known))
-        live = modes.enter_context(LiveBytes(known))
+    with torch.no_grad(), counting(known, fake) as live:
         call(executor, editing(model, bank), latent.clone(), torch.ones(1), **told)
     return live.peak
 

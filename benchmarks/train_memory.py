@@ -8,22 +8,19 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import training  # noqa: F401  # isort: skip  (makes diffusers importable, so it comes first)
 
 import torch
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from training.config import ObjectiveConfig
 from training.run.objective import flow_loss
 
-from ._live import LiveBytes
-from ._measure import print_table
+from ._live import counting
+from ._measure import GIB, print_table
 from .train_step import lora, lorweb, make_base, make_batch
 
-GIB = 2**30
 ADAPTERS = {"LoRWeB": lorweb, "PEFT's LoRA": lora}
 SIZES = (24, 19, 38)
 SIDE = 64  # of the latent canvas
@@ -61,10 +58,7 @@ def peaks(model: nn.Module, batch: tuple, fake: bool = True) -> tuple[int, int, 
     """Most bytes above the weights until the first loss, after its gradients, and after those of a second loss."""
     known: list[Tensor] = [*model.parameters(), *model.buffers()]
     found = []
-    with ExitStack() as modes:
-        if fake:
-            known = list(map(modes.enter_context(FakeTensorMode(allow_non_fake_inputs=True)).from_tensor, known))
-        live = modes.enter_context(LiveBytes(known))
+    with counting(known, fake) as live:
         for _ in range(2):
             with torch.autocast("cpu", torch.bfloat16):
                 loss = flow_loss(model, *batch, ObjectiveConfig()).loss.mean()

@@ -10,12 +10,12 @@ import torch
 
 from harness.inprocess import load_comfyui
 
+from .._measure import GIB
 from .analogy import composed, makers
 from .report import attempt, report
 from .setting import Setting
 from .step import candidates
 
-GIB = 2**30
 STOCK = "stock LoRA loader"
 
 

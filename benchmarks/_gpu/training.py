@@ -7,11 +7,10 @@ import statistics
 
 import torch
 
-from .._measure import timed
+from .._measure import GIB, timed
 from .report import attempt, report
 from .setting import Setting
 
-GIB = 2**30
 SIDE, TEXT = 64, 128  # a 512-pixel canvas and the prompts of kontext_24gb.yaml
 BATCHES = (1, 2, 4, 6)
 
