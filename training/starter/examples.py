@@ -1,7 +1,8 @@
 """The analogies that come with the starter: of every family of edits one, by a fixed seed before any was seen, and
 those that graphs of 0.1 name, which were drawn alike.
 
-Their photographs are among those that training never sees; their scenes are drawn like training's, from other seeds.
+Their photographs are those of the wheels that training never sees, for the examples ship, and fetched ones must not.
+Their scenes are drawn like training's, from other seeds.
 """
 
 import logging
@@ -52,9 +53,9 @@ def examples() -> Iterator[tuple[str, dict[str, np.ndarray]]]:
 def _pairs(edit: Edit, rng: np.random.Generator) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The example pair, and b with its answer."""
     parameters = edit.parameters(rng)
-    for subject in rng.choice(photographs.HELD_OUT, 2, replace=False):
+    for subject in rng.choice(photographs.HELD_OUT_IN_WHEELS, 2, replace=False):
         if edit.apply is None:
-            yield edit.pair(rng, parameters, SIDE, photographs.HELD_OUT)
+            yield edit.pair(rng, parameters, SIDE, photographs.HELD_OUT_IN_WHEELS)
         else:
             before = middle(subject)
             yield before, edit.apply(before, parameters)
