@@ -110,14 +110,14 @@ def distance(one, other):
 
 
 def test_the_workflow_answers_its_examples(comfy):
-    """All but one b' are nearer to the true b' than b is, and most of them far nearer."""
+    """Every b' but one is nearer to the true b' than b is, and far nearer for most of them."""
     graph, rows = api_graph(WORKFLOW, comfy.object_info()), {}
     for name in sorted(folder.name for folder in EXAMPLES.iterdir()):
         rows[name] = answer(comfy, WORKFLOW, graph, name)
     shares = {
         name: distance(row["b'"], row["true b'"]) / distance(row["b"], row["true b'"]) for name, row in rows.items()
     }
-    assert sum(share < 1 for share in shares.values()) >= len(shares) - 1 > 10, shares
+    assert len(shares) == 20 and {name for name, share in shares.items() if share >= 1} <= {"ground_grey"}, shares
     assert np.median(list(shares.values())) < 0.3, shares
     sheet = contact_sheet(rows)
     assert sheet.shape[0] > 190 * len(rows) and sheet.std() > 20
