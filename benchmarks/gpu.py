@@ -32,7 +32,7 @@ PARTS = {
     "training": "a training step",
 }
 # How the time is divided; what a part leaves goes to those after it.
-SHARES = {"tests": 3, "analogy": 3, "step": 2, "memory": 3, "refining": 2, "compiled": 2, "training": 3}
+SHARES = {"tests": 2, "analogy": 3, "step": 2, "memory": 5, "refining": 2, "compiled": 2, "training": 3}
 SHORTEST = 10  # seconds that are worth starting a part for
 
 

@@ -97,13 +97,15 @@ class Step:
         self.model, self.batch, self.device = model.train(), batch, device
         self.optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad])
 
-    def __call__(self) -> None:
+    def __call__(self) -> torch.Tensor:
+        """The loss before the step."""
         latents, noise, condition = self.batch
         with torch.autocast(self.device, torch.bfloat16, enabled=self.device == "cuda"):
             loss = flow_loss(self.model, latents, noise, condition, ObjectiveConfig()).loss.mean()
         loss.backward()
         self.optimizer.step()
         self.optimizer.zero_grad()
+        return loss.detach()
 
     def peak_bytes(self) -> int:
         """Most memory that tensors hold during a step, everything that lives through it included."""

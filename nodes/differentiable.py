@@ -9,8 +9,9 @@ from contextlib import contextmanager
 
 import comfy.model_management
 import torch
-from comfy.ldm.modules.attention import attention_pytorch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import scaled_dot_product_attention
 from torch.overrides import TorchFunctionMode
 from torch.utils.checkpoint import checkpoint
 
@@ -18,6 +19,8 @@ from .forwards import Forward, changed
 
 _PLAIN = (Tensor, nn.Parameter)
 _NORMS = (nn.LayerNorm, nn.RMSNorm, nn.GroupNorm)
+# Not cuDNN's: for some lengths its gradient is NaN (pytorch/pytorch issue 196678, NVIDIA/cudnn-frontend issue 160).
+_ATTENTION_KERNELS = [SDPBackend.FLASH_ATTENTION, SDPBackend.EFFICIENT_ATTENTION, SDPBackend.MATH]
 
 
 def ordinary(value):
@@ -70,9 +73,26 @@ def _in_training() -> Iterator[None]:
         comfy.model_management.in_training = before
 
 
-def attention(_, *args, **kwargs) -> Tensor:
-    """ComfyUI's override of attention: PyTorch's own has a gradient, the faster ones have not."""
-    return attention_pytorch(*args, **kwargs)
+def attention(
+    _, q: Tensor, k: Tensor, v: Tensor, heads: int, mask: Tensor | None = None, attn_precision=None,
+    skip_reshape: bool = False, skip_output_reshape: bool = False, **others,
+) -> Tensor:  # fmt: skip
+    """ComfyUI's override of attention: PyTorch's own has a gradient, the faster ones have not.
+
+    ComfyUI's own way to PyTorch's is not taken, for it puts cuDNN's kernel first.
+
+    Args:
+        q, k, v: [B, T, heads * d], or [B, heads, T, d] with ``skip_reshape``. mask: [T, T], [B, T, T], or with heads.
+    """
+    if not skip_reshape:
+        width = q.shape[-1] // heads
+        q, k, v = (tensor.unflatten(-1, (-1, width)).transpose(1, 2) for tensor in (q, k, v))
+    if mask is not None and mask.dim() < q.dim():
+        mask = mask[:, None] if mask.dim() == 3 else mask[None, None]
+    known = {name: others[name] for name in ("scale", "enable_gqa") if name in others}
+    with sdpa_kernel(_ATTENTION_KERNELS):
+        output = scaled_dot_product_attention(q, k, v, attn_mask=mask, **known)
+    return output if skip_output_reshape else output.transpose(1, 2).flatten(2)
 
 
 def _checkpointed(forward: Forward) -> Forward:

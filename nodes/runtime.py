@@ -36,7 +36,8 @@ Parts = Mapping[str, Mapping[str, Rows]]
 class Factors(nn.Module):
     """A layer's A, B and bias, as ComfyUI moves them between devices.
 
-    Back on the CPU they are the bank's memory-mapped tensors again, not copies.
+    Back on the CPU they are the bank's memory-mapped tensors again, not copies. What is there already stays: ComfyUI
+    moves every module and then the whole model.
     """
 
     def __init__(self, layer: BasisLayer):
@@ -47,7 +48,7 @@ class Factors(nn.Module):
 
     def _apply(self, fn, recurse: bool = True) -> "Factors":
         for name, parameter in self._parameters.items():
-            if parameter is not None:
+            if parameter is not None and not _same_place(parameter, fn(self._source[name].new_empty(0))):
                 parameter.data = fn(self._source[name])
         return self
 
@@ -57,6 +58,10 @@ class Factors(nn.Module):
         if kept is None:
             return tensors
         return tuple(None if t is None else t.index_select(0, kept.to(t.device)) for t in tensors)
+
+
+def _same_place(one: Tensor, other: Tensor) -> bool:
+    return (one.device, one.dtype) == (other.device, other.dtype)
 
 
 _placed: WeakKeyDictionary[BasisBank, ModelPatcher] = WeakKeyDictionary()

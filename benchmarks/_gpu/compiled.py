@@ -9,6 +9,7 @@ from harness.inprocess import load_comfyui
 from .._measure import timed
 from .report import report
 from .setting import Setting, queries
+from .step import sample_finite
 
 FEW_BLOCKS = {"double": 1, "single": 1}  # compiling takes long, and more blocks show nothing else
 MOVES = [0.1 * step for step in range(1, 11)]
@@ -28,7 +29,7 @@ def run(setting: Setting) -> None:
         sampler = setting.sampler()
 
         def sample(strength: float) -> torch.Tensor:
-            return sampler(Apply.execute(model, bank, coefficients, strength).args[0], setting.steps)
+            return sample_finite(sampler, Apply.execute(model, bank, coefficients, strength).args[0], setting.steps)
 
         report("first run, compiling", timed(lambda: sample(1.0)), "s")
         on, off, again = sample(1.0), sample(0.0), sample(1.0)

@@ -26,13 +26,17 @@ def run(setting: Setting) -> None:
             model = setting.flux(dtype, offload=torch.device("cpu"))
             with attempt(f"{dtype}, all memory"):
                 measure(setting, bank, model, f"{dtype}, all memory")
-            with attempt(f"{dtype}, {CARD} GiB left"), memory_left(CARD * GIB):
-                measure(setting, bank, model, f"{dtype}, {CARD} GiB left")
+            with attempt(f"{dtype}, {CARD} GiB left"), memory_left(CARD * GIB) as filled:
+                measure(setting, bank, model, f"{dtype}, {CARD} GiB left", filled)
             unload()
 
 
-def measure(setting: Setting, bank, model, what: str) -> None:
-    """A loss without and with its gradient, after one of each; four pairs take at most 96 with and 84 without."""
+def measure(setting: Setting, bank, model, what: str, filled: int = 0) -> None:
+    """A loss without and with its gradient, after one of each; four pairs take at most 96 with and 84 without.
+
+    Args:
+        filled: bytes of the card that are allocated only to be taken.
+    """
     fitted, values, tasks = prepared(setting, bank, model)
     seconds = {}
     for name, graded in (("loss", False), ("loss and gradient", True)):
@@ -43,7 +47,7 @@ def measure(setting: Setting, bank, model, what: str) -> None:
         seconds[name] = statistics.median(times)
         report(f"{what}: {name}, {setting.trained} pixels", seconds[name], "s")
         if torch.cuda.is_available():
-            report(f"{what}: {name}, peak", torch.cuda.max_memory_allocated() / GIB, "GiB")
+            report(f"{what}: {name}, peak", (torch.cuda.max_memory_allocated() - filled) / GIB, "GiB")
             report(f"{what}: {name}, above the weights", (torch.cuda.max_memory_allocated() - before) / GIB, "GiB")
     report(f"{what}: with the gradient / without", seconds["loss and gradient"] / seconds["loss"], "", 4.0)
 

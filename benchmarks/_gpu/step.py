@@ -9,6 +9,7 @@ import torch
 
 from harness.inprocess import load_comfyui
 
+from .._flux import Sampler
 from .report import attempt, report
 from .setting import Setting, queries
 
@@ -34,6 +35,13 @@ def candidates(model, bank) -> dict[str, object]:
     return found
 
 
+def sample_finite(sampler: Sampler, model, steps: int) -> torch.Tensor:
+    """The sampled latent, which is no result where it is NaN: NaN differs from everything, itself too."""
+    latent = sampler(model, steps)
+    assert latent.isfinite().all(), "the sampled latent is not finite"
+    return latent
+
+
 def compare(setting: Setting, dtype: str, models: dict[str, object]) -> None:
     """Steps of the models in turn, through ComfyUI's sampler."""
     sampler = setting.sampler()
@@ -41,7 +49,7 @@ def compare(setting: Setting, dtype: str, models: dict[str, object]) -> None:
     results = {}
     for _ in range(setting.rounds):
         for name, model in models.items():
-            results[name] = sampler(model, setting.steps)
+            results[name] = sample_finite(sampler, model, setting.steps)
             seconds[name].append(statistics.median(sampler.steps()))
     what = f"{setting.canvas} pixels, {dtype}"
     report(f"step of the base, {what}", statistics.median(seconds["base"]), "s")

@@ -34,7 +34,7 @@ def run(setting: Setting) -> None:
     Raises:
         RuntimeError: when a test failed.
     """
-    files = [ROOT / "tests" / tier / "test_gpu.py" for tier in TIERS]
+    files = [path for tier in TIERS for path in sorted((ROOT / "tests" / tier).glob("test_*gpu.py"))]
     dry = ["--gpu-tests-anywhere", "-k", "core or bf16"] if setting.dry else []
     status = pytest.main(["-m", "gpu", "-q", "-s", "-p", "no:cacheprovider", *dry, *map(str, files)], [_Results()])
     sys.stdout.flush()

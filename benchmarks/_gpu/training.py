@@ -43,4 +43,6 @@ def measure(setting: Setting, adapt, batch: int) -> tuple[float, int]:
     step = Step(adapt(base), make_batch(base, batch, side, text), device)
     step()
     peak = step.peak_bytes()
-    return statistics.median(timed(step) for _ in range(setting.rounds)), peak
+    seconds = statistics.median(timed(step) for _ in range(setting.rounds))
+    assert step().isfinite(), "the loss is not finite after the steps before it"
+    return seconds, peak

@@ -4,7 +4,7 @@ import comfy.model_management
 import pytest
 import torch
 from lorweb_pack.lorweb_core import BasisBank
-from lorweb_pack.nodes.apply import Apply
+from lorweb_pack.nodes.apply import PATCH, RUNTIME, Apply
 
 from benchmarks._flux import FP8, Sampler, random_flux
 from harness.small_models import flux_layers, random_bank
@@ -48,8 +48,8 @@ def _as_comfyui_runs_nodes():
     comfy.model_management.unload_all_models()
 
 
-def apply(flux, bank, coefficients, strength=1.0):
-    return Apply.execute(flux, bank, coefficients, strength).args[0]
+def apply(flux, bank, coefficients, strength=1.0, mode=PATCH):
+    return Apply.execute(flux, bank, coefficients, strength, mode=mode).args[0]
 
 
 def bits(weights):
@@ -111,6 +111,16 @@ def test_two_clones_keep_their_own_edits(flux, bank, analogies):
     clones = [apply(flux, bank, coefficients) for coefficients in analogies]
     first, second, first_again, second_again = (sample(clone) for clone in clones * 2)
     assert torch.equal(first, first_again) and torch.equal(second, second_again) and not torch.equal(first, second)
+
+
+def test_an_edit_at_run_time_is_the_one_in_the_weights(flux, bank, analogies):
+    """Strong enough to stand out from the rounding of the weights, which it spares."""
+    base, patched, at_run_time, off = (
+        sample(apply(flux, bank, analogies[0], strength, mode)).float()
+        for strength, mode in ((0.0, PATCH), (2.0, PATCH), (2.0, RUNTIME), (0.0, RUNTIME))
+    )
+    assert torch.equal(base, off)
+    assert relative(at_run_time, patched) < (0.5 if is_fp8(flux) else 0.1) * relative(patched, base)
 
 
 def test_streamed_weights_take_the_edit_and_lose_it(flux, bank, analogies):

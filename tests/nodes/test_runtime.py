@@ -261,6 +261,9 @@ def test_the_factors_lie_in_the_file_again_after_the_gpu(flux32, bank, edits):
     index = list(bank.layers).index("transformer_blocks.0.attn.to_q")
     factors.model.to(torch.float64)
     assert factors.model[index].A.dtype == torch.float64
+    moved = factors.model[index].A.data_ptr()
+    factors.model.to(torch.float64)  # ComfyUI moves every module, and then the model
+    assert factors.model[index].A.data_ptr() == moved
     factors.model.to(torch.float32)
     assert factors.model[index].A.data_ptr() == layer.A.data_ptr()
 
