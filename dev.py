@@ -121,7 +121,7 @@ def comfyui_requirements() -> list[str]:
 
 
 def demo(arguments: list[str]) -> int:
-    """Edit a photograph by example in a real ComfyUI."""
+    """Edit pictures by example in a real ComfyUI."""
     return run_python("-m", "harness.demo", *arguments)
 
 
