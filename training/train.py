@@ -6,6 +6,7 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from accelerate import Accelerator
 
 from lorweb_core.query import QUERY_MODES
@@ -102,7 +103,8 @@ def _train(config: Config, accelerator: Accelerator, checkpoints: Checkpoints, t
         save_settings(config)
     with accelerator.main_process_first():
         encoding = make_encoding(config, accelerator.device, manifest, dataset, list(held_out.values()))
-    transformer = load_transformer(config.base, accelerator.device)
+    # What is to be sharded may be too large for one card: FSDP moves it there block by block.
+    transformer = load_transformer(config.base, torch.device("cpu") if accelerator.is_fsdp2 else accelerator.device)
     perception = lpips and Perception(lpips.to(accelerator.device), encoding.coder.pixels, config.layout)
     header = make_header(config, splits.train.digest)
     trainer = Trainer(config, accelerator, transformer, encoding.bank, header, perception, checkpoints)

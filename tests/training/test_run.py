@@ -15,6 +15,7 @@ from training.config import load_config
 from training.data import Manifest
 from training.run.accelerator import make_accelerator
 from training.run.tracking import read_metrics
+from training.run.validation import Validator
 
 
 def parameters(run, step):
@@ -146,6 +147,16 @@ def test_validation_shows_the_averaged_bank(run_training, tmp_path):
     still = run_training(tmp_path / "still", *begin, *shown)
     last = [sorted((run / "validation").glob("*.png"))[-1] for run in (averaged, still)]
     assert "3" in last[0].name and last[0].read_bytes() == last[1].read_bytes()
+
+
+def test_a_step_is_saved_before_its_validation_fails(run_training, tmp_path, monkeypatch):
+    def fail(self, step):
+        raise RuntimeError("no memory")
+
+    monkeypatch.setattr(Validator, "__call__", fail)
+    with pytest.raises(RuntimeError, match="no memory"):
+        run_training(tmp_path / "run", "train.steps=4", "checkpoint.every=2", "validation.every=2")
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").glob("step-*")] == ["step-00000002"]
 
 
 @pytest.mark.parametrize(

@@ -54,6 +54,7 @@ def load_transformer(config: BaseConfig, device: torch.device) -> ModelMixin:
             subfolder="transformer",
             dtype=getattr(torch, config.dtype),
             quantization_config=_quantisation(config),
+            use_safetensors=True,
             device_map={"": device} if by_bitsandbytes else None,
         )
     except OSError as error:

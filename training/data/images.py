@@ -16,7 +16,9 @@ from torch import Tensor
 from ..hashing import content_hash
 from .errors import ImageError
 
-SUFFIXES = frozenset((".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+SUFFIXES = frozenset((".jpg", ".jpeg", ".jfif", ".png", ".webp", ".bmp", ".tif", ".tiff"))
+# Pictures too, but not every Pillow reads them.
+UNREAD = frozenset((".avif", ".gif", ".heic", ".heif", ".jp2", ".jxl"))
 # The part of a file that is one image: (column, row) of how many (columns, rows).
 PARTS: dict[str, tuple[int, int, int, int]] = {
     "": (0, 0, 1, 1),

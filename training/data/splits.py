@@ -33,7 +33,8 @@ def split(
     """Split by task, then the remaining tasks by image.
 
     Every task and every image draws its own number from (seed, name), so appending data never moves what was there
-    to the other side. No image of ``held_out_images`` is in ``train``: a training pair that shares one is left out.
+    to the other side. No image of ``held_out_images`` is in ``train``: a training pair that shares one is left out. So
+    is one that is the very pair of a held-out task, under another task's name.
 
     Args:
         tasks: the share of tasks to hold out, or their names.
@@ -56,11 +57,14 @@ def split(
     else:
         held_images = [n for n in trained if images and uniform("image", seed, manifest[n].before.key) < _share(images)]
     unseen = {key for n in held_images for key in _keys(manifest[n])}
-    train = sorted(n for n in trained if unseen.isdisjoint(_keys(manifest[n])))
-    shared = len(trained) - len(held_images) - len(train)
-    if shared:
-        logger.warning("%d training pairs are left out, for they share an image with a held-out pair", shared)
     held = sorted(n for task in held_tasks for n in manifest.tasks[task])
+    of_held_tasks = {_keys(manifest[n]) for n in held}
+    train = sorted(
+        n for n in trained if unseen.isdisjoint(_keys(manifest[n])) and _keys(manifest[n]) not in of_held_tasks
+    )
+    shared = len(set(trained) - set(held_images) - set(train))
+    if shared:
+        logger.warning("%d training pairs are left out, for they are or share an image with held-out pairs", shared)
     return Splits(
         train=_some(manifest, train, "training", seed),
         held_out_images=_some(manifest, sorted(held_images), "held-out images", seed) if images or pairs else None,

@@ -29,7 +29,7 @@ class LivePrompts:
 
     Args:
         known: all prompts that will be asked for, where that is known and they alone decide: the encoders, which are
-            large, are then freed at once.
+            large, are then freed at once. The family's negative prompt is always among them.
     """
 
     def __init__(self, config: Config, device: torch.device, known: Sequence[str] | None = None):
@@ -37,7 +37,8 @@ class LivePrompts:
         self.family: Family = family_of(config.base.path)
         self._look_up: Callable[[str], Told] = lru_cache(_REMEMBERED)(self._encode_alone)
         if known is not None and not self.family.sees_images:
-            self._look_up = {prompt: self._encode_alone(prompt) for prompt in known}.__getitem__
+            asked = {*known, *([] if self.family.negative is None else [self.family.negative])}
+            self._look_up = {prompt: self._encode_alone(prompt) for prompt in asked}.__getitem__
             del self._encode
 
     @cached_property

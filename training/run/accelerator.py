@@ -38,14 +38,26 @@ def make_accelerator(config: Config, trackers: list) -> Accelerator:
     )
     if config.train.precision == "fp16" and accelerator.device.type == "cpu":
         raise ValueError("train.precision=fp16 needs a GPU; on a CPU there are no and bf16")
-    if config.train.minutes and accelerator.num_processes > 1:
-        raise ValueError("train.minutes limits a single process, whose clock all would need; set train.steps instead")
+    if accelerator.num_processes > 1:
+        check_several(config)
     if config.train.precision == "bf16":
         warn_of_slow_bf16(accelerator.device, "train.precision=no")
     check_sharding(config, accelerator)
     check_quantisation(config.base)
     check_optimizer(config.optimizer, accelerator.is_fsdp2)
     return accelerator
+
+
+def check_several(config: Config) -> None:
+    """Refuse what several processes cannot do.
+
+    Raises:
+        ValueError: with what to set instead.
+    """
+    if config.train.minutes:
+        raise ValueError("train.minutes limits a single process, whose clock all would need; set train.steps instead")
+    if config.base.quantise == "torchao-int8":
+        raise ValueError("several processes cannot share a base that torchao quantised; set base.quantise=int8 or nf4")
 
 
 def check_sharding(config: Config, accelerator: Accelerator) -> None:

@@ -179,12 +179,14 @@ class Trainer:
                 started, unlogged = time.perf_counter(), []
                 progress.set_postfix(loss=f"{row['loss']:.4f}")
                 self.accelerator.log(row, step=self.step)
+            paused = time.perf_counter()
+            if due_checkpoint:
+                self.save()  # before validation, which may fail where training does not
             due_validation = config.validation.every and self.step % config.validation.every == 0
             if validate is not None and due_validation and not stopped:
                 with self._averaged():
                     validate(self.step)
-            if due_checkpoint:
-                self.save()
+            started += time.perf_counter() - paused
             if stopped:
                 progress.close()
                 raise Stopped(self.step, signals.received or signal.SIGTERM)

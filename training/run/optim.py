@@ -44,6 +44,8 @@ def check_optimizer(config: OptimizerConfig, sharded: bool) -> None:
         )
     if sharded and config.name == "adamw8bit":
         raise ValueError("bitsandbytes' 8-bit Adam cannot step FSDP's sharded parameters; set optimizer.name=adamw")
+    if sharded and config.name == "prodigy":
+        raise ValueError("prodigy would find another rate for every card's part; with FSDP set optimizer.name=adamw")
     if sharded and config.ema:
         raise ValueError("optimizer.ema does not work with FSDP's sharded parameters; set it to 0")
 

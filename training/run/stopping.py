@@ -51,5 +51,6 @@ class StopSignals:
 
 
 def leave_to_parent(worker: int) -> None:
-    """For data loading processes, which a terminal's Ctrl-C reaches as well: their parent ends them."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    """For data loading processes, which what is sent to the whole group reaches as well: their parent ends them."""
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)

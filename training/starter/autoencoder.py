@@ -175,7 +175,9 @@ def train_autoencoder(shop: Workshop, settings: AutoencoderSettings) -> Path:
     if settings.loop.batch % 4:
         raise ValueError(f"the batch is {settings.loop.batch}; a canvas holds four pictures: make it a multiple of 4")
     start = settings.start
-    model = AutoencoderTiny.from_pretrained(start) if start else make_autoencoder(settings.loop.seed)
+    model = (
+        AutoencoderTiny.from_pretrained(start, use_safetensors=True) if start else make_autoencoder(settings.loop.seed)
+    )
     device, pool, folder = shop.device, shop.pool, shop.run / "autoencoder"
     model = model.to(device, memory_format=torch.channels_last).requires_grad_(True)
     perceive = load_lpips(Path(settings.lpips), shop.run).to(device) if settings.lpips else None

@@ -70,7 +70,7 @@ def make_encoder(settings: EncoderSettings, image: int) -> CLIPVisionModelWithPr
     """
     if settings.start:
         return CLIPVisionModelWithProjection.from_pretrained(
-            settings.start, dtype=torch.float32, attn_implementation=_attention()
+            settings.start, dtype=torch.float32, attn_implementation=_attention(), use_safetensors=True
         )
     if settings.width < 3 * _HEAD or settings.width % _HEAD:
         raise ValueError(f"encoder.width is {settings.width}; it must be a multiple of {_HEAD}, at least {3 * _HEAD}")

@@ -155,5 +155,5 @@ class LoRWeBModel(BaseTuner):
 
 
 def gather(tensor: Tensor) -> Tensor:
-    """The whole of a tensor that FSDP2 may have sharded."""
-    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    """The whole of a tensor that FSDP2 may have sharded: then on the CPU, for a card need not hold all of a bank."""
+    return tensor.full_tensor().cpu() if isinstance(tensor, DTensor) else tensor

@@ -8,9 +8,12 @@ import pytest
 import torch
 from diffusers import Flux2KleinPipeline
 from PIL import Image
+from safetensors.torch import load_file
 
 from training.bases import KLEIN, Conditioning, family_of
+from training.bases.loading import load_transformer
 from training.bases.tiny_klein import make_klein
+from training.config import BaseConfig
 from training.data.layouts import LAYOUTS
 
 CPU = torch.device("cpu")
@@ -114,3 +117,12 @@ def test_latents_come_back(coder):
     plain = coder.vae.decode(coder.vae.encode(pixels).latent_dist.mode()).sample
     torch.testing.assert_close(coder.decode_pixels(coder.encode_pixels(pixels)), plain, rtol=1e-4, atol=1e-4)
     assert coder.encode_pixels(pixels).shape == (1, KLEIN.coder.channels, 2, 3)
+
+
+def test_weights_that_are_no_safetensors_are_refused(base, tmp_path):
+    folder = shutil.copytree(base, tmp_path / "base")
+    weights = folder / "transformer" / "diffusion_pytorch_model.safetensors"
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+    with pytest.raises(ValueError, match=r"the transformer of .* cannot be read"):
+        load_transformer(BaseConfig(path=str(folder), dtype="float32"), CPU)

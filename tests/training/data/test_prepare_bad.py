@@ -47,6 +47,19 @@ def test_images_that_labels_do_not_name_are_named(prepare, relation, picture, tm
     assert list(prepare(source)[2]) == [str(stray)]
 
 
+def test_images_of_kinds_that_are_not_read_are_named(prepare, picture, tmp_path):
+    source = tmp_path / "set"
+    for side, seeds in (("before", (0, 1)), ("after", (50, 51))):
+        for number, seed in enumerate(seeds):
+            picture(source / "snow" / side / f"{number}.jfif", (8, 8), seed=seed)
+        (source / "rain" / side).mkdir(parents=True)
+        (source / "rain" / side / "0.HEIC").write_bytes(b"heic")
+    _, lines, bad = prepare(source)
+    assert {line["task"] for line in lines} == {"snow"} and len(lines) == 2
+    assert bad.keys() == {str(source / "rain" / side / "0.HEIC") for side in ("before", "after")}
+    assert all("not read (.heic); convert them to PNG or JPEG" in reason for reason in bad.values())
+
+
 def test_names_that_are_not_unicode_are_named(prepare, relation, tmp_path, capsys):
     source = relation(tmp_path / "set", {"a": 2})
     for i in range(2):

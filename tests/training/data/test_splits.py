@@ -96,6 +96,14 @@ def test_an_image_shared_by_tasks_is_not_both_seen_and_unseen(fake):
     assert len(parts.train) > 60
 
 
+def test_a_held_out_task_is_not_trained_on_under_another_name(fake, caplog):
+    pairs = [("make it snow", f"b{i}", f"a{i}") for i in range(4)]
+    manifest = fake([*pairs, *(("Make it snow.", b, a) for _, b, a in pairs), *pairs_of(range(3), 2)])
+    parts = split(manifest, tasks=["make it snow"])
+    assert keys(parts.held_out_tasks).isdisjoint(keys(parts.train)) and len(parts.train) == 6
+    assert "4 training pairs are left out" in caplog.text
+
+
 def test_tasks_can_be_named(fake):
     manifest = fake(pairs_of(range(5), 2))
     parts = split(manifest, tasks=["t1", "t3"])

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 
 from lorweb_core import BasisBank
 from training.config import load_config
-from training.run.accelerator import check_sharding
+from training.run.accelerator import check_several, check_sharding
 from training.run.optim import check_optimizer
 from training.run.tracking import read_metrics
 
@@ -90,3 +90,15 @@ def test_what_cannot_be_sharded_is_refused():
         check_optimizer(settings().optimizer, sharded=True)
     with pytest.raises(ValueError, match=r"optimizer\.ema does not work with FSDP's"):
         check_optimizer(settings("optimizer.name=adamw", "optimizer.ema=0.9").optimizer, sharded=True)
+    pytest.importorskip("prodigyopt")
+    with pytest.raises(ValueError, match=r"with FSDP set optimizer\.name=adamw"):
+        check_optimizer(settings("optimizer.name=prodigy").optimizer, sharded=True)
+
+
+@pytest.mark.parametrize(
+    ("setting", "instead"), [("train.minutes=1", "set train.steps"), ("base.quantise=torchao-int8", "int8 or nf4")]
+)
+def test_what_several_processes_cannot_do_is_refused(setting, instead):
+    check_several(load_config(KONTEXT, ["run=r", "data.manifest=m"]))
+    with pytest.raises(ValueError, match=instead):
+        check_several(load_config(KONTEXT, ["run=r", "data.manifest=m", setting]))

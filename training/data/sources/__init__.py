@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ...hashing import Seen
 from ..errors import DataError
+from ..images import UNREAD
 from . import canvases, control_target, folders, jsonl, procedural, relation252k
 from .found import BadItem, Candidate, Found, image_names, walk
 
@@ -81,8 +82,15 @@ def _sound(item: Found) -> Found:
 
 
 def _left_over(source: Path, taken: Seen, layouts: str) -> Iterator[BadItem]:
-    """One bad item for every folder with images that no pair and no other bad item names."""
+    """A bad item for every folder with images of kinds that are not read, or that no pair and no bad item names."""
     for folder, _ in walk(source):
+        if unread := image_names(folder, UNREAD):
+            kinds = ", ".join(sorted({Path(name).suffix.lower() for name in unread}))
+            yield BadItem(
+                str(folder / unread[0]),
+                f"{len(unread)} images in this folder are of a kind that is not read ({kinds}); convert them to"
+                " PNG or JPEG",
+            )
         strays = [name for name in image_names(folder) if os.path.abspath(folder / name) not in taken]
         if strays:
             yield BadItem(

@@ -65,13 +65,13 @@ def task_name(source: Path, folder: Path) -> str:
     return source.resolve().name if relative == "." else relative
 
 
-def image_names(folder: Path) -> list[str]:
+def image_names(folder: Path, suffixes: frozenset[str] = SUFFIXES) -> list[str]:
     """Names of the images in a folder, sorted; none where there is no folder. Hidden files are no images."""
     if not folder.is_dir():
         return []
     with os.scandir(folder) as entries:
         names = (entry.name for entry in entries if not entry.name.startswith("."))
-        return sorted(name for name in names if os.path.splitext(name)[1].lower() in SUFFIXES)
+        return sorted(name for name in names if os.path.splitext(name)[1].lower() in suffixes)
 
 
 def below_sides(root: Path, names: tuple[str, str]) -> list[Path]:
