@@ -306,8 +306,7 @@ class _Search:
         """One step of Adam; returns the loss before it."""
         tasks = self.random.choices(self.fitted, k=self.settings.draws)
         loss = self.model.losses(self.space.values(self.point), tasks, number).mean()
-        if not torch.isfinite(loss):
-            raise ValueError(f"the loss at step {number} is not finite; refine at a higher precision of the model")
+        _require_finite(loss, f"at step {number}")
         self.adam.zero_grad()
         (loss + self.settings.tie * unit * self.space.distance(self.point)).backward()
         self.adam.step()
@@ -323,7 +322,17 @@ class _Search:
         """Losses on what is held out, [draws * tasks], with the same noise every time."""
         # Seeds below 0 are those of no step.
         draws = range(-self.settings.judged, 0)
-        return torch.cat([self.model.losses(values, self.held_out, seed).detach().cpu() for seed in draws])
+        losses = torch.cat([self.model.losses(values, self.held_out, seed).detach().cpu() for seed in draws])
+        _require_finite(losses, "that the refined edit is judged by")
+        return losses
+
+
+def _require_finite(losses: Tensor, which: str) -> None:
+    if not losses.isfinite().all():
+        raise ValueError(
+            f"the loss {which} is not finite; refine at a higher precision of the model, and see that prompt and"
+            " pictures hold no NaN"
+        )
 
 
 def surely_less(losses: Tensor, than: Tensor, margin: float) -> bool:

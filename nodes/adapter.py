@@ -7,7 +7,6 @@ from torch import Tensor
 
 from ..lorweb_core import BasisLayer
 from ..lorweb_core.mixing import composed_factors, composed_output
-from .differentiable import ordinary
 
 Weights = tuple[Tensor, Tensor, Tensor, float, Tensor | None]
 
@@ -21,11 +20,13 @@ class BasisAdapter(WeightAdapterBase):
 
     Attributes:
         multiplier: the strength at run time, by ComfyUI's name for it.
+        kept: numbers of the basis elements that c is of, at run time; None where it is of all.
         ran: whether ``h`` was called.
     """
 
     name = "lorweb"
     multiplier = 1.0
+    kept: Tensor | None = None
     ran = False
 
     def __init__(self, loaded_keys: set[str], weights: Weights):
@@ -69,13 +70,12 @@ class BasisAdapter(WeightAdapterBase):
         """
         self.ran = True
         a, b, c, scale, bias = self.weights
+        if self.kept is not None:  # chosen here, so that no more than one layer's copy is there at a time
+            a, b, bias = (t if t is None else t.index_select(0, self.kept) for t in (a, b, bias))
+        cast, device = comfy.model_management.cast_to_device, base_out.device
         dtype = base_out.dtype if base_out.dtype.itemsize > 1 else torch.float16
-        a, b, c, x, bias = (t if t is None else _cast(t, base_out.device, dtype) for t in (a, b, c, x, bias))
+        a, b, c, x, bias = (t if t is None else cast(t, device, dtype) for t in (a, b, c, x, bias))
         delta = composed_output(x, a, b, c, scale * self.multiplier)
         if bias is not None:
             delta = delta + (scale * self.multiplier) * (c @ bias)
         return delta
-
-
-def _cast(tensor: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
-    return ordinary(comfy.model_management.cast_to_device(tensor, device, dtype))

@@ -53,7 +53,9 @@ class LoadBasis(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, basis_name: str) -> str:
+    def fingerprint_inputs(cls, basis_name: str | None) -> str:
+        if basis_name is None:  # it comes through a link, and ComfyUI sees for itself when that changes
+            return ""
         bank = Path(basis_path(basis_name))
         yamls = [path for path in (bank.with_suffix(".yaml"), *shared_yamls(bank)) if path.is_file()]
         files = {str(path): os.stat(path) for path in (bank, *yamls)}

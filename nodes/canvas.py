@@ -155,14 +155,16 @@ class CropResult(io.ComfyNode):
                 ),
             ],
             outputs=[io.Image.Output(display_name="image_b_prime", tooltip="b': the edited image.")],
-            hidden=[io.Hidden.prompt, io.Hidden.unique_id],
+            hidden=[io.Hidden.dynprompt, io.Hidden.unique_id],
         )
 
     @classmethod
     def check_lazy_status(cls, geometry: CanvasGeometry | Frame, image=None, original_size: bool = True) -> list[str]:
         if image is not None:
             return []
-        require_unscaled(cls.hidden.prompt, cls.hidden.unique_id, (geometry.height, geometry.width))
+        asked = cls.hidden.dynprompt  # with the nodes that others, such as loops, put there while it runs
+        graph = {node: asked.get_node(node) for node in asked.all_node_ids()}
+        require_unscaled(graph, cls.hidden.unique_id, (geometry.height, geometry.width))
         return ["image"]
 
     @classmethod

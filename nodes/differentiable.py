@@ -32,7 +32,9 @@ def ordinary(value):
     if torch.is_inference_mode_enabled() or type(value) not in _PLAIN or not value.is_inference():
         return value
     place = value.untyped_storage(), value.storage_offset(), value.shape, value.stride()
-    return torch.empty(0, dtype=value.dtype, device=value.device).set_(*place)
+    made = torch.empty(0, dtype=value.dtype, device=value.device).set_(*place)
+    vars(made).update(vars(value))  # ComfyUI keeps there in what type a weight is streamed
+    return made
 
 
 class OrdinaryTensors(TorchFunctionMode):

@@ -143,8 +143,9 @@ class LoadEdit(io.ComfyNode):
         return True
 
     @classmethod
-    def fingerprint_inputs(cls, edit: str) -> str:
-        return _stamp([edit_path(edit)])
+    def fingerprint_inputs(cls, edit: str | None) -> str:
+        # What comes through a link is not known here.
+        return "" if edit is None else _stamp([edit_path(edit)])
 
     @classmethod
     def execute(cls, edit: str) -> io.NodeOutput:
@@ -186,8 +187,8 @@ class FindEdits(io.ComfyNode):
         )
 
     @classmethod
-    def fingerprint_inputs(cls, folder: str, **_) -> str:
-        return _stamp(_cards_in(folder))
+    def fingerprint_inputs(cls, folder: str | None, **_) -> str:
+        return _stamp(_cards_in(ALL_FOLDERS if folder is None else folder))
 
     @classmethod
     def execute(cls, coefficients: MixingCoefficients, folder: str, k: int) -> io.NodeOutput:

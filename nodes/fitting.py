@@ -61,6 +61,7 @@ class FittedModel:
         self._sampling = model.get_model_object("model_sampling")
         if not isinstance(self._sampling, comfy.model_sampling.CONST):
             raise ValueError(_no_references(model.model))
+        _require_all_steps(conditioning)
         self._call: _Call | None = None
         self._checked = False
         self._model = model.clone()
@@ -139,6 +140,18 @@ class FittedModel:
     def _edit(self, model, device: torch.device, values: Tensor):
         edit, self._checked = RunTimeEdit(self.bank, values, self.parts, checked=self._checked), True
         return edit.on(model, device)
+
+
+def _require_all_steps(conditioning: list) -> None:
+    """Losses are of any amount of noise.
+
+    Raises:
+        ValueError: for a prompt that is for some steps of sampling only.
+    """
+    if any(told.get("start_percent", 0.0) > 0 or told.get("end_percent", 1.0) < 1 for _, told in conditioning):
+        raise ValueError(
+            "the conditioning is for a part of the steps only; connect it from before ConditioningSetTimestepRange"
+        )
 
 
 class _Call:

@@ -2,7 +2,7 @@
 
 import logging
 import os
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import PurePath
 
 import folder_paths
@@ -65,8 +65,19 @@ def edit_names() -> list[str]:
     upload calls them, others with ``lorweb_edits/`` before it."""
     inputs = folder_paths.get_input_directory()
     entries = os.scandir(inputs) if os.path.isdir(inputs) else ()
-    uploaded = sorted(entry.name for entry in entries if entry.name.lower().endswith(".png") and is_card(entry.path))
+    uploaded = sorted(entry.name for entry in entries if entry.name.lower().endswith(".png") and _is_card(entry))
     return [f"{EDITS_FOLDER}/{name}" for name in folder_paths.get_filename_list(EDITS_FOLDER)] + uploaded
+
+
+def _is_card(entry: os.DirEntry) -> bool:
+    status = entry.stat()
+    return _was_card(entry.path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=100_000)
+def _was_card(path: str, changed: int, size: int) -> bool:
+    """``is_card`` of a file as it was then: ComfyUI asks for the names many times for every run."""
+    return is_card(path)
 
 
 def edit_path(name: str) -> str:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from ..lorweb_core import BasisBank, BasisLayer
 from ..lorweb_core.lora import ComposedLoRA
 from .adapter import BasisAdapter
+from .differentiable import ordinary
 from .errors import in_plain_words
 from .forwards import changed
 
@@ -51,13 +52,6 @@ class Factors(nn.Module):
             if parameter is not None and not _same_place(parameter, fn(self._source[name].new_empty(0))):
                 parameter.data = fn(self._source[name])
         return self
-
-    def take(self, kept: Tensor | None) -> tuple[Tensor, Tensor, Tensor | None]:
-        """(A, B, bias) of the basis elements whose numbers are given, or of all."""
-        tensors = self.A, self.B, self.bias
-        if kept is None:
-            return tensors
-        return tuple(None if t is None else t.index_select(0, kept.to(t.device)) for t in tensors)
 
 
 def _same_place(one: Tensor, other: Tensor) -> bool:
@@ -120,15 +114,21 @@ class RunTimeEdit:
             added = tuple((rows, adapters[name]) for name, rows in parts.items())
             yield comfy.utils.get_attr(model, path), partial(_edited_forward, added=added)
 
+    @torch.inference_mode(False)
     def _adapters(self, device: torch.device) -> dict[str, BasisAdapter]:
-        """The adapters of all layers; one copy to the device for the coefficients of all."""
-        values = self._values.to(device)
-        kept = [None] * len(values) if self._kept is None else self._kept.to(device)
-        adapters = {}
-        for (name, factors), c, chosen in zip(self._factors.items(), values, kept):
-            a, b, bias = factors.take(chosen)
-            adapters[name] = BasisAdapter(set(), (a, b, c, self._scale, bias))
-            adapters[name].multiplier = self._strength
+        """The adapters of all layers, of tensors that a gradient may go through.
+
+        Coefficients and kept numbers go to each device in one copy for all layers.
+        """
+        values, chosen, adapters = ordinary(self._values.to(device)), {}, {}
+        for number, (name, factors) in enumerate(self._factors.items()):
+            a, b, bias = (None if t is None else ordinary(t.data) for t in (factors.A, factors.B, factors.bias))
+            adapters[name] = adapter = BasisAdapter(set(), (a, b, values[number], self._scale, bias))
+            adapter.multiplier = self._strength
+            if self._kept is not None:
+                if a.device not in chosen:
+                    chosen[a.device] = ordinary(self._kept.to(a.device))
+                adapter.kept = chosen[a.device][number]
         return adapters
 
     def _name_what_did_not_run(self, adapters: Mapping[str, BasisAdapter]) -> None:
@@ -146,11 +146,12 @@ def _edited_forward(forward, added: tuple[tuple[Rows, BasisAdapter], ...]):
 
     def edited(x: Tensor, *args, **kwargs) -> Tensor:
         output = forward(x, *args, **kwargs)
+        if torch.is_grad_enabled():
+            output = output.clone()  # which others may have saved for the way back
         for rows, adapter in added:
             if rows is None:
                 output = output + adapter.h(x, output)
             else:
-                output = output.clone()
                 output[..., rows] += adapter.h(x, output[..., rows])
         return output
 

@@ -21,7 +21,7 @@ def require_unscaled(graph: Graph, crop: str, size: tuple[int, int]) -> None:
     """Refuse a graph whose nodes between Canvas (or Analogy References) and Crop Result change the size it gave.
 
     Only nodes that are told by their names to scale, and by constants how, are looked at: they are tried on a blank
-    picture. What others do is seen when it is done.
+    picture. Behind one that cannot be tried nobody knows the size, and what others do is seen when it is done.
 
     Args:
         graph: in API format.
@@ -38,6 +38,8 @@ def require_unscaled(graph: Graph, crop: str, size: tuple[int, int]) -> None:
     now, last = size, None
     for node, name, kind in _way(graph, image, str(canvas[0]), set()) or ():
         after = _size_after(graph[node], name, kind, now)
+        if after is None:
+            return
         now, last = (after, node) if after != now else (now, last)
     if now != size:
         raise ValueError(
@@ -73,18 +75,20 @@ def _type_of(graph: Graph, value: Any) -> str | None:
     return origin and origin.RETURN_TYPES[value[1]]
 
 
-def _size_after(node: dict[str, Any], name: str, kind: str, size: tuple[int, int]) -> tuple[int, int]:
-    """(height, width) of the picture behind a node; as before where the node does not tell."""
-    others = {key: value for key, value in node["inputs"].items() if key != name}
-    if not SCALES.search(node["class_type"]) or any(isinstance(value, list) for value in others.values()):
+def _size_after(node: dict[str, Any], name: str, kind: str, size: tuple[int, int]) -> tuple[int, int] | None:
+    """(height, width) of the picture behind a node; None behind one that scales nobody knows how."""
+    if not SCALES.search(node["class_type"]):
         return size
+    others = {key: value for key, value in node["inputs"].items() if key != name}
+    if any(isinstance(value, list) for value in others.values()):
+        return None
     shrink = LATENT_SHRINK if kind == "LATENT" else 1
     try:
         result = _run(node["class_type"], {**others, name: _blank(kind, size)})
         height, width = result["samples"].shape[2:] if kind == "LATENT" else result.shape[1:3]
     except Exception as error:  # it is somebody else's node, and only tried
         logger.debug("%s was not tried: %s", node["class_type"], error)
-        return size
+        return None
     return height * shrink, width * shrink
 
 

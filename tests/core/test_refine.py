@@ -181,9 +181,12 @@ def test_one_pair_keeps_half_of_the_guess_and_tells_of_its_changes():
 
 
 def test_a_loss_that_is_not_finite_is_refused(tasks):
-    model = Quadratic(lambda task: BEST.values * float("nan"))
-    with pytest.raises(ValueError, match="step 1 is not finite"):
-        refine(GUESS, model, tasks.fitted, tasks.held_out)
+    def model(spoilt):
+        return Quadratic(lambda task: BEST.values * (float("nan") if any(task is one for one in spoilt) else 1.0))
+
+    for spoilt, which in ((tasks.fitted, "at step 1"), (tasks.held_out, "judged by")):
+        with pytest.raises(ValueError, match=f"{which} is not finite; refine at a higher precision"):
+            refine(GUESS, model(spoilt), tasks.fitted, tasks.held_out)
 
 
 @pytest.mark.parametrize("settings", [{"steps": 0}, {"rate": 0.0}, {"tie": -1.0}, {"keep": 1.0}, {"joining": -1.0}])

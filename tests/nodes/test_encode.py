@@ -244,6 +244,7 @@ def test_a_bank_is_loaded_again_when_it_or_its_yaml_changes(tmp_path):
 
     folder_paths.add_model_folder_path("lorweb", str(tmp_path))
     random_bank(tmp_path / "changing.safetensors", LAYERS, 4, 2, 8, SMALL.query_dim)
+    assert LoadBasis.fingerprint_inputs(None) == LoadBasis.fingerprint_inputs(None), "of a name through a link"
     seen = [LoadBasis.fingerprint_inputs("changing.safetensors")]
     assert LoadBasis.fingerprint_inputs("changing.safetensors") == seen[0]
     for text in ("config: {}", "config: {name: bank}"):

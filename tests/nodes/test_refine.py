@@ -253,6 +253,9 @@ def test_what_cannot_be_refined_is_refused(flux32, bank, edits, vae, told, pictu
     strange = BasisBank.load(random_bank(tmp_path / "strange.safetensors", {"blocks.0.attn": (8, 8)}, **SIZES))
     with pytest.raises(ValueError, match="is in this model"):
         refine(flux32, strange, strange.mix(torch.randn(24)), vae, told, a, a_prime)
+    part = [[context, {**rest, "end_percent": 0.5}] for context, rest in told]
+    with pytest.raises(ValueError, match="from before ConditioningSetTimestepRange"):
+        refine(flux32, bank, edits[0], vae, part, a, a_prime)
     for_noise = flux32.clone()
     for_noise.add_object_patch("model_sampling", EPS())
     with pytest.raises(ValueError, match="takes no reference latents"):
