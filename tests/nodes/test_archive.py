@@ -14,7 +14,7 @@ from harness.edit_graph import edit_graph, sepia
 from harness.small_models import SMALL_BANK
 from lorweb_core import BasisBank
 
-LEFT_OUT = {".ci", "benchmarks", "dev.py", "harness", "tests"}
+LEFT_OUT = {".ci", "dev.py", "harness", "tests"}
 NEEDED = {
     "LICENSE", "README.md", "__init__.py", "assets", "locales", "lorweb_core", "nodes", "pyproject.toml",
     "requirements.txt", "starter", "subgraphs", "training", "web", "workflows",
@@ -32,6 +32,8 @@ def test_it_holds_what_users_need_and_no_more(archive):
     top = {path.name for path in archive.iterdir()}
     assert top & LEFT_OUT == set()
     assert top >= NEEDED
+    # The README's figures are explained there.
+    assert [path.name for path in (archive / "benchmarks").iterdir()] == ["RESULTS.md"]
 
 
 def test_its_bank_tool_runs(archive, small_models):
