@@ -144,9 +144,11 @@ class RunTimeEdit:
 def _edited_forward(forward, added: tuple[tuple[Rows, BasisAdapter], ...]):
     """A layer's forward with adapters' outputs added."""
 
+    in_place = any(rows is not None for rows, _ in added)
+
     def edited(x: Tensor, *args, **kwargs) -> Tensor:
         output = forward(x, *args, **kwargs)
-        if torch.is_grad_enabled():
+        if in_place and torch.is_grad_enabled():
             output = output.clone()  # which others may have saved for the way back
         for rows, adapter in added:
             if rows is None:
